@@ -1,0 +1,1 @@
+"""The pure core: what the service decides, with no way to act."""

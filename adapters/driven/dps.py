@@ -1,0 +1,293 @@
+"""DPS, asked with the configured credential. Fills ``ports.Registrar``."""
+
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from adapters.driven.exchange import with_retries
+from adapters.driven.onboarding import (
+    TOKEN_LIFE_S,
+    OnboardingCredential,
+    dps_provisioning,
+    load_credential,
+    read_file,
+)
+from adapters.errors import AdapterError, CertificateRejected, FailureClass, PeerProtocolError, PeerRefused
+from adapters.ports import Clock, StagedKey
+from adapters.wire import dps as wire
+from adapters.wire import sas, x509
+from adapters.wire.http_client import HttpAnswer, HttpsClient, TlsOptions
+from statemachine.effects import PollRegistration, SubmitRegistration
+from statemachine.events import (
+    BundleFacts,
+    ChainFacts,
+    RegistrationAccepted,
+    RegistrationAssigned,
+    RegistrationFailed,
+    RegistrationPending,
+)
+from statemachine.settings import Configuration, DpsProvisioning
+
+_OPERATOR_STATUSES = frozenset({400, 401, 403, 404, 405, 415})
+"Repeating these soon changes nothing; the machine backs off slowly and keeps what it has."
+
+
+class DpsRegistrar:
+    """One client is kept from the PUT to the final answer, so that polls reuse its connection."""
+
+    def __init__(
+        self,
+        configuration: Callable[[], Configuration],
+        clock: Clock,
+        staged: StagedKey,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._configuration = configuration
+        self._clock = clock
+        self._staged = staged
+        self._environ = environ
+        self._client: HttpsClient | None = None
+        self._client_options: TlsOptions | None = None
+
+    async def submit(
+        self, effect_id: str, effect: SubmitRegistration
+    ) -> RegistrationAccepted | RegistrationAssigned | RegistrationFailed:
+        """PUT the registration. A payload or credential that cannot be used fails before any network call."""
+        date: int | None = None
+        try:
+            configuration = self._configuration()
+            provisioning = dps_provisioning(configuration)
+            dialect = wire.DIALECTS[configuration.api_version]
+            credential = load_credential(configuration)
+            csr_der = None if effect.generation is None else self._staged.csr_der(effect.generation)
+            body = _register_body(dialect, credential, csr_der, provisioning.payload_path)
+            url = wire.register_url(
+                dialect, provisioning.global_endpoint, provisioning.scope_id, credential.registration_id
+            )
+            answer = await self._send("PUT", url, credential, provisioning, effect.clock_offset_ms, body)
+            date = answer.date_unix_ms
+            self._check(answer)
+            registered = wire.parse_register(dialect, answer.body)
+            if registered.state is not None and registered.status not in ("unassigned", "assigning"):
+                final = _assigned(effect_id, dialect, registered.state, effect.spki_sha256, answer)
+                await self.aclose()
+                return final
+            if registered.operation_id is None:
+                raise PeerProtocolError("DPS named no operation", code="answer-malformed")
+            return RegistrationAccepted(
+                answers=effect_id,
+                server_date_unix_ms=date,
+                operation_id=registered.operation_id,
+                retry_after_ms=answer.retry_after_ms(self._clock.now_unix_ms()),
+            )
+        except AdapterError as exc:
+            await self.aclose()
+            return _failed(effect_id, exc, date)
+
+    async def poll(
+        self, effect_id: str, effect: PollRegistration
+    ) -> RegistrationPending | RegistrationAssigned | RegistrationFailed:
+        """GET the operation, once (and again after a transport error)."""
+        date: int | None = None
+        try:
+            configuration = self._configuration()
+            provisioning = dps_provisioning(configuration)
+            dialect = wire.DIALECTS[configuration.api_version]
+            credential = load_credential(configuration)
+            url = wire.operation_url(
+                dialect,
+                provisioning.global_endpoint,
+                provisioning.scope_id,
+                credential.registration_id,
+                effect.operation_id,
+            )
+            answer = await self._send("GET", url, credential, provisioning, effect.clock_offset_ms, None)
+            date = answer.date_unix_ms
+            if answer.status == 404:
+                error = wire.parse_error(answer.body)
+                raise PeerRefused(
+                    error.message or "DPS does not know the operation",
+                    code="operation-unknown",
+                    failure_class="reregister",
+                    tracking_id=error.tracking_id,
+                )
+            self._check(answer)
+            state = wire.parse_status(dialect, answer.body)
+            if state.status in ("unassigned", "assigning"):
+                return RegistrationPending(
+                    answers=effect_id,
+                    server_date_unix_ms=date,
+                    retry_after_ms=answer.retry_after_ms(self._clock.now_unix_ms()),
+                )
+            final = _assigned(effect_id, dialect, state, effect.spki_sha256, answer)
+            await self.aclose()
+            return final
+        except AdapterError as exc:
+            await self.aclose()
+            return _failed(effect_id, exc, date)
+
+    async def aclose(self) -> None:
+        """Close the connection to DPS and forget its trust roots until they are needed again."""
+        client, self._client, self._client_options = self._client, None, None
+        if client is not None:
+            await client.aclose()
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        credential: OnboardingCredential,
+        provisioning: DpsProvisioning,
+        clock_offset_ms: int,
+        body: bytes | None,
+    ) -> HttpAnswer:
+        if self._client is None or self._client_options != credential.tls:
+            await self.aclose()
+            self._client = HttpsClient(credential.tls, environ=self._environ)
+            self._client_options = credential.tls
+        client = self._client
+        configuration = self._configuration()
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if credential.symmetric_key is not None:
+            expiry_unix_s = (self._clock.now_unix_ms() + clock_offset_ms) // 1000 + TOKEN_LIFE_S
+            headers["Authorization"] = sas.dps_token(
+                provisioning.scope_id, credential.registration_id, credential.symmetric_key, expiry_unix_s
+            )
+        return await with_retries(
+            lambda: client.request(
+                method, url, headers=headers, body=body, timeout_s=configuration.cloud_timeout_seconds
+            ),
+            configuration.cloud_retries,
+        )
+
+    def _check(self, answer: HttpAnswer) -> None:
+        """Raise unless the status is one DPS succeeds with."""
+        if answer.status in (200, 202):
+            return
+        error = wire.parse_error(answer.body)
+        retry_after_ms = answer.retry_after_ms(self._clock.now_unix_ms())
+        if wire.is_csr_refused(error.code, error.message):
+            _raise_csr_refused(error.message, error.tracking_id)
+        raise PeerRefused(
+            error.message or f"DPS answered HTTP {answer.status}",
+            code=f"dps-{answer.status}",
+            failure_class=_class_of(answer.status, retry_after_ms),
+            retry_after_ms=retry_after_ms,
+            tracking_id=error.tracking_id,
+        )
+
+
+def _class_of(status: int, retry_after_ms: int | None) -> FailureClass:
+    if status in _OPERATOR_STATUSES:
+        return "operator"
+    if status == 429 and retry_after_ms is not None:
+        return "wait"
+    return "retry"
+
+
+def _register_body(
+    dialect: wire.Dialect, credential: OnboardingCredential, csr_der: bytes | None, payload_path: str | None
+) -> bytes:
+    payload = None if payload_path is None else read_file(payload_path, code="payload-invalid")
+    try:
+        return wire.register_request(dialect, credential.registration_id, csr_der, payload)
+    except ValueError as exc:
+        raise AdapterError(
+            f"the payload {payload_path} cannot be sent: {exc}",
+            code="payload-invalid",
+            failure_class="operator",
+        ) from exc
+
+
+def _assigned(
+    effect_id: str, dialect: wire.Dialect, state: wire.DpsState, spki_sha256: str, answer: HttpAnswer
+) -> RegistrationAssigned:
+    """A final state as an event. Raises AdapterError for `failed`, `disabled` and an unreadable chain."""
+    if state.status == "disabled":
+        raise PeerRefused(
+            state.error_message or "the enrolment is disabled",
+            code="dps-disabled",
+            failure_class="operator",
+            tracking_id=state.tracking_id,
+        )
+    if state.status != "assigned" or state.assigned_hub is None or state.device_id is None:
+        _raise_failed(state)
+    bundle, bundle_problem = _bundle(state)
+    return RegistrationAssigned(
+        answers=effect_id,
+        server_date_unix_ms=answer.date_unix_ms,
+        assigned_hub=state.assigned_hub,
+        device_id=state.device_id,
+        substatus=state.substatus,
+        certificate_type=state.certificate_type,
+        chain=_chain(state, spki_sha256),
+        bundle=bundle,
+        bundle_problem=bundle_problem,
+        bundle_spoken=dialect.trust_bundle,
+    )
+
+
+def _raise_failed(state: wire.DpsState) -> NoReturn:
+    if wire.is_csr_refused(state.error_code, state.error_message):
+        _raise_csr_refused(state.error_message, state.tracking_id)
+    # errorCode is HTTP status x 1000 + sub-code (cloud.md §9.2).
+    status = 0 if state.error_code is None else state.error_code // 1000
+    raise PeerRefused(
+        state.error_message or "DPS says that the registration failed",
+        code="dps-failed" if state.error_code is None else f"dps-{state.error_code}",
+        failure_class=_class_of(status, None),
+        tracking_id=state.tracking_id,
+    )
+
+
+def _raise_csr_refused(message: str | None, tracking_id: str | None) -> NoReturn:
+    raise PeerRefused(
+        message or "the enrolment issues no certificates",
+        code="csr-not-configured",
+        failure_class="reregister",
+        tracking_id=tracking_id,
+    )
+
+
+def _chain(state: wire.DpsState, spki_sha256: str) -> ChainFacts | None:
+    if state.chain_problem is not None:
+        raise CertificateRejected(f"the issued chain: {state.chain_problem}", code="chain-unparsable")
+    if state.chain_pem is None:
+        return None
+    chain = x509.order_chain(state.chain_pem, spki_sha256=spki_sha256)
+    leaf = chain.leaf
+    return ChainFacts(
+        chain_pem=chain.chain_pem,
+        intact=chain.intact,
+        spki_sha256=leaf.spki_sha256,
+        subject_cn=leaf.subject_cn,
+        is_ca=leaf.is_ca,
+        not_before_unix_ms=leaf.not_before_unix_ms,
+        not_after_unix_ms=leaf.not_after_unix_ms,
+        sha256=leaf.sha256,
+        serial=leaf.serial_hex,
+    )
+
+
+def _bundle(state: wire.DpsState) -> tuple[BundleFacts | None, str | None]:
+    if state.bundle is None:
+        return None, state.bundle_problem
+    try:
+        read = x509.normalise_bundle(state.bundle)
+    except CertificateRejected as exc:
+        return None, exc.message
+    return BundleFacts(bundle_pem=read.pem, certificates=read.count, sha256=read.sha256), None
+
+
+def _failed(effect_id: str, exc: AdapterError, server_date_unix_ms: int | None) -> RegistrationFailed:
+    return RegistrationFailed(
+        answers=effect_id,
+        server_date_unix_ms=server_date_unix_ms,
+        failure_class=exc.failure_class,
+        code=exc.code,
+        message=exc.message,
+        retry_after_ms=exc.retry_after_ms,
+        tracking_id=exc.tracking_id,
+    )

@@ -1,0 +1,105 @@
+"""IoT Hub, asked whether it accepts a credential. Fills ``ports.Hub``."""
+
+from collections.abc import Callable, Mapping
+
+from adapters.driven.exchange import with_retries
+from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential
+from adapters.errors import AdapterError
+from adapters.ports import Clock, StagedKey
+from adapters.wire import hub as wire
+from adapters.wire import sas
+from adapters.wire.http_client import HttpsClient, TlsOptions
+from statemachine.effects import ProveCredential
+from statemachine.events import CredentialProofFailed, CredentialProven
+from statemachine.settings import Configuration
+
+_ALERT = "tls-certificate-alert"
+
+
+class HubProver:
+    """Every proof has its own client, hence its own TLS context and connection."""
+
+    def __init__(
+        self,
+        configuration: Callable[[], Configuration],
+        clock: Clock,
+        staged: StagedKey,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._configuration = configuration
+        self._clock = clock
+        self._staged = staged
+        self._environ = environ
+
+    async def prove(
+        self, effect_id: str, effect: ProveCredential
+    ) -> CredentialProven | CredentialProofFailed:
+        """Any HTTP answer but a refusal proves the credential: a hub out of quota has let us in."""
+        date: int | None = None
+        try:
+            configuration = self._configuration()
+            tls, headers = self._credential(configuration, effect)
+            client = HttpsClient(tls, environ=self._environ)
+            url = wire.modules_url(effect.hub, effect.device_id)
+            try:
+                answer = await with_retries(
+                    lambda: client.request(
+                        "GET",
+                        url,
+                        headers=headers,
+                        timeout_s=configuration.cloud_timeout_seconds,
+                        fresh=True,
+                    ),
+                    configuration.cloud_retries,
+                )
+            finally:
+                await client.aclose()
+            date = answer.date_unix_ms
+            if not wire.is_refusal(answer.status, answer.body):
+                return CredentialProven(
+                    answers=effect_id, server_date_unix_ms=date, generation=effect.generation
+                )
+            error = wire.parse_error(answer.body)
+            return CredentialProofFailed(
+                answers=effect_id,
+                server_date_unix_ms=date,
+                generation=effect.generation,
+                refused=True,
+                failure_class="retry",
+                code="hub-401" if answer.status == 401 else f"hub-{wire.DEVICE_NOT_FOUND}",
+                message=error.message or f"the hub answered HTTP {answer.status}",
+                retry_after_ms=answer.retry_after_ms(self._clock.now_unix_ms()),
+                tracking_id=error.tracking_id,
+            )
+        except AdapterError as exc:
+            return CredentialProofFailed(
+                answers=effect_id,
+                server_date_unix_ms=date,
+                generation=effect.generation,
+                refused=exc.code == _ALERT,
+                failure_class=exc.failure_class,
+                code=exc.code,
+                message=exc.message,
+                retry_after_ms=exc.retry_after_ms,
+                tracking_id=exc.tracking_id,
+            )
+
+    def _credential(
+        self, configuration: Configuration, effect: ProveCredential
+    ) -> tuple[TlsOptions, dict[str, str]]:
+        headers = {"Accept": "application/json"}
+        if effect.chain_pem is not None:
+            key_path = self._staged.key_path(effect.generation)
+            return TlsOptions(
+                ca_file=configuration.tls.ca_file,
+                client_chain_pem=effect.chain_pem,
+                client_key_path=key_path,
+            ), headers
+        credential = load_credential(configuration)
+        if credential.symmetric_key is not None:
+            expiry_unix_s = (self._clock.now_unix_ms() + effect.clock_offset_ms) // 1000 + TOKEN_LIFE_S
+            headers["Authorization"] = sas.hub_token(
+                effect.hub, effect.device_id, credential.symmetric_key, expiry_unix_s
+            )
+        return credential.tls, headers

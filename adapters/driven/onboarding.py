@@ -1,0 +1,78 @@
+"""The configured (onboarding) credential, read from its files at each use."""
+
+from msgspec import Struct
+
+from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable
+from adapters.wire import x509
+from adapters.wire.http_client import TlsOptions
+from statemachine.settings import Configuration, DpsProvisioning, SymmetricKeySource
+
+TOKEN_LIFE_S = 3600
+MAX_FILE_BYTES = 1024 * 1024
+
+
+class OnboardingCredential(Struct, frozen=True, kw_only=True):
+    """Exactly one of the two kinds, ready for use."""
+
+    registration_id: str
+    tls: TlsOptions
+    "Presents the configured certificate, or none for a symmetric key."
+    symmetric_key: bytes | None = None
+    "Decoded. Secret."
+
+    def __repr__(self) -> str:
+        kind = "x509" if self.symmetric_key is None else "symmetric_key"
+        return f"OnboardingCredential({self.registration_id}, {kind})"
+
+
+def dps_provisioning(configuration: Configuration) -> DpsProvisioning:
+    """Raises AdapterError (class operator, code ``not-configured``)."""
+    if isinstance(configuration.provisioning, DpsProvisioning):
+        return configuration.provisioning
+    raise AdapterError("the configuration does not use DPS", code="not-configured", failure_class="operator")
+
+
+def load_credential(configuration: Configuration) -> OnboardingCredential:
+    """Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
+    ``credential-unusable``, ``registration-id-unknown``."""
+    provisioning = dps_provisioning(configuration)
+    ca_file = configuration.tls.ca_file
+    source = provisioning.attestation
+    if isinstance(source, SymmetricKeySource):
+        if provisioning.registration_id is None:
+            raise _operator("registration_id is needed with a symmetric key", "registration-id-unknown")
+        key = source.value if source.path is None else read_file(source.path)
+        if not key:
+            raise _operator("the configured symmetric key is empty", "credential-unusable")
+        return OnboardingCredential(
+            registration_id=provisioning.registration_id, tls=TlsOptions(ca_file=ca_file), symmetric_key=key
+        )
+    chain_pem = read_file(source.certificate_path)
+    try:
+        registration_id = provisioning.registration_id or x509.facts(chain_pem).subject_cn
+    except CertificateRejected as exc:
+        raise _operator(f"{source.certificate_path}: {exc.message}", "credential-unusable") from exc
+    if not registration_id:
+        raise _operator(
+            f"registration_id is not configured and {source.certificate_path} has no CN",
+            "registration-id-unknown",
+        )
+    tls = TlsOptions(ca_file=ca_file, client_chain_pem=chain_pem, client_key_path=source.key_path)
+    return OnboardingCredential(registration_id=registration_id, tls=tls)
+
+
+def read_file(path: str, *, code: str = "credential-unreadable") -> bytes:
+    """The whole of a small file. Raises StoreUnavailable (class operator)."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not a path"
+        raise StoreUnavailable(f"cannot read {path}: {reason}", code=code, failure_class="operator") from exc
+    if len(content) > MAX_FILE_BYTES:
+        raise StoreUnavailable(f"{path} is too large", code=code, failure_class="operator")
+    return content
+
+
+def _operator(message: str, code: str) -> AdapterError:
+    return AdapterError(message, code=code, failure_class="operator")

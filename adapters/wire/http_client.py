@@ -1,0 +1,490 @@
+"""An HTTPS client: one bounded exchange at a time, foreign exceptions translated at the edge.
+
+Trust is the system's roots plus ``ca_file``; OpenSSL's ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace
+the system's part. Contexts are built by hand because ``ssl.create_default_context`` honours
+``SSLKEYLOGFILE``. Nothing of a request enters an error text, since requests carry tokens.
+
+Proxies follow ``HTTPS_PROXY``/``https_proxy`` and ``NO_PROXY``/``no_proxy``; loopback names are never
+sent to a proxy, as in Go. The TLS context for an ``https://`` proxy holds no client certificate.
+"""
+
+import contextlib
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import httpcore
+import trio
+from msgspec import Struct
+
+from adapters.errors import AdapterError, PeerProtocolError, PeerRefused, PeerUnreachable
+
+MAX_ANSWER_BYTES = 1024 * 1024
+MAX_RETRY_AFTER_MS = 86_400_000
+KEEP_ALIVE_S = 10.0
+"A pooled connection idle for longer is not used again."
+
+_DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_IMF_DATE = re.compile(rf"{_DAY}, (\d\d) ([A-Z][a-z]{{2}}) (\d{{4}}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_DECRYPT_ERROR",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    }
+)
+"""OpenSSL's reasons that mean "your certificate": not every alert, since an overloaded peer's
+internal_error must not count as a refusal. decrypt_error is a CertificateVerify that did not match."""
+
+_DATE_FAILURES = frozenset({9, 10})
+"X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."
+
+
+class TlsOptions(Struct, frozen=True, kw_only=True):
+    """Whom to trust and what to present."""
+
+    ca_file: str | None = None
+    "PEM file of extra roots, beside the system's."
+    client_chain_pem: bytes | None = None
+    "Leaf first. None presents no certificate."
+    client_key_path: str | None = None
+    "PEM file of its key; present exactly when client_chain_pem is."
+
+
+class HttpAnswer(Struct, frozen=True, kw_only=True):
+    """Status, headers and the whole body of one exchange."""
+
+    status: int
+    headers: dict[str, str]
+    "Names in lower case; repeated ones joined with a comma."
+    body: bytes
+
+    @property
+    def date_unix_ms(self) -> int | None:
+        """The peer's clock. It came over validated TLS."""
+        return parse_http_date(self.headers.get("date", ""))
+
+    def retry_after_ms(self, now_unix_ms: int) -> int | None:
+        """Retry-After, 0 to 24 h; None when absent or malformed.
+
+        A date counts from the peer's own Date where it has one, so that a wrong clock does not matter.
+        """
+        text = self.headers.get("retry-after", "").strip()
+        if re.fullmatch(r"[0-9]{1,12}", text):
+            wait_ms = int(text) * 1000
+        else:
+            at = parse_http_date(text)
+            if at is None:
+                return None
+            base = self.date_unix_ms
+            wait_ms = at - (now_unix_ms if base is None else base)
+        return min(max(wait_ms, 0), MAX_RETRY_AFTER_MS)
+
+
+def parse_http_date(text: str) -> int | None:
+    """Unix milliseconds of an IMF-fixdate (RFC 9110 §5.6.7); the two obsolete forms are not read."""
+    match = _IMF_DATE.fullmatch(text.strip())
+    if match is None or match[2] not in _MONTHS:
+        return None
+    day, year, hour, minute, second = (int(match[i]) for i in (1, 3, 4, 5, 6))
+    try:
+        when = datetime(year, _MONTHS.index(match[2]) + 1, day, hour, minute, min(second, 59), tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(when.timestamp()) * 1000
+
+
+# --- proxies -----------------------------------------------------------------------------------------
+
+
+class Proxy(Struct, frozen=True, kw_only=True):
+    """Where tunnels are opened."""
+
+    url: str
+    "Scheme, host and port; credentials taken out."
+    credentials: tuple[bytes, bytes] | None = None
+    "User and password, percent-decoded. Secret."
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.url})"
+
+
+def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy an https request to host:port goes through, or None for a direct connection.
+
+    Raises AdapterError (class operator, code ``proxy-invalid``) for a proxy URL that cannot be used.
+    """
+    text = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
+    if not text.strip() or _bypasses(host, port, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
+        return None
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port_or_none = parts.port
+    except ValueError:
+        # Not chained: the cause may quote the URL, and with it a password.
+        raise _proxy_invalid() from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.hostname.isascii():
+        raise _proxy_invalid()
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    authority = name if port_or_none is None else f"{name}:{port_or_none}"
+    credentials = None
+    if parts.username is not None:
+        credentials = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or ""))
+    return Proxy(url=f"{parts.scheme}://{authority}", credentials=credentials)
+
+
+def _proxy_invalid() -> AdapterError:
+    return AdapterError(
+        "HTTPS_PROXY must be http://[user:password@]host[:port] or the same with https",
+        code="proxy-invalid",
+        failure_class="operator",
+    )
+
+
+def _bypasses(host: str, port: int, no_proxy: str) -> bool:
+    host = host.lower().rstrip(".")
+    address = _address(host)
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
+        return True
+    for entry in re.split(r"[,\s]+", no_proxy.lower()):
+        if entry == "*":
+            return True
+        if address is not None and _network_holds(entry, address):
+            return True
+        name, colon, entry_port = entry.rpartition(":")
+        if colon and entry_port.isdigit() and _address(entry) is None:
+            if int(entry_port) != port:
+                continue
+            entry = name
+        if address is not None:
+            if _address(entry.strip("[]")) == address:
+                return True
+            continue
+        domain = entry.removeprefix("*").strip(".")
+        if domain and (host == domain or host.endswith(f".{domain}")):
+            return True
+    return False
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _network_holds(text: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if "/" not in text:
+        return False
+    try:
+        return address in ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+
+
+# --- TLS contexts ------------------------------------------------------------------------------------
+
+
+def client_context(options: TlsOptions) -> ssl.SSLContext:
+    """TLS 1.2 or newer, names verified. Blocks for 50 to 120 ms: the system's roots are parsed.
+
+    Raises AdapterError (class operator, codes ``ca-file-unusable``, ``client-credential-unusable``).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_default_verify_paths()
+    if options.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=options.ca_file)
+        except (OSError, ValueError) as exc:
+            raise AdapterError(
+                f"the extra trust roots in {options.ca_file} cannot be used: {_reason(exc)}",
+                code="ca-file-unusable",
+                failure_class="operator",
+            ) from exc
+    if options.client_chain_pem is not None and options.client_key_path is not None:
+        try:
+            with _as_file(options.client_chain_pem) as chain_path:
+                # The empty password keeps OpenSSL from asking a terminal for an encrypted key's.
+                context.load_cert_chain(chain_path, options.client_key_path, password="")
+        except (OSError, ValueError) as exc:
+            raise AdapterError(
+                f"the client certificate cannot be used with {options.client_key_path}: {_reason(exc)}",
+                code="client-credential-unusable",
+                failure_class="operator",
+            ) from exc
+    return context
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A path for an API that wants one; the bytes stay in memory."""
+    fd = os.memfd_create("chain")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return exc.reason or "unreadable"
+    return (exc.strerror if isinstance(exc, OSError) else None) or "unreadable"
+
+
+# --- the client --------------------------------------------------------------------------------------
+
+
+class HttpsClient:
+    """HTTPS with one set of TLS options.
+
+    The context and the connection pools are made when first needed and dropped by ``aclose``, after
+    which the client may be used again. Not to be used by several tasks while one closes it.
+    """
+
+    def __init__(self, options: TlsOptions, *, environ: Mapping[str, str] | None = None) -> None:
+        self._options = options
+        self._environ = os.environ if environ is None else environ
+        self._context: ssl.SSLContext | None = None
+        self._pools: dict[Proxy | None, httpcore.AsyncConnectionPool] = {}
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        timeout_s: float,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        fresh: bool = False,
+    ) -> HttpAnswer:
+        """One exchange, from name resolution to the last byte of the body, within ``timeout_s``.
+
+        ``fresh`` opens a connection of its own and closes it; sessions are never resumed anyway.
+        Redirects are not followed. Raises ValueError for a URL that is not https, and
+        AdapterError and its kinds:
+
+        - PeerUnreachable ``unreachable``, ``timeout``, ``proxy-tls``, ``proxy-NNN`` (class retry);
+        - PeerProtocolError ``connection-broken``, ``answer-malformed``, ``answer-too-large``,
+          ``tls-failed`` (class retry);
+        - PeerRefused ``tls-certificate-alert`` (class retry), ``proxy-407`` (class operator);
+        - AdapterError ``tls-dates`` (class clock), ``tls-untrusted`` and the configuration ones
+          (class operator).
+        """
+        host, port = _target(url)
+        proxy = proxy_for(host, port, self._environ)
+        progress = _Progress(host=host, proxied=proxy is not None)
+        try:
+            with trio.fail_after(timeout_s), progress.errors():
+                pool = await self._pool(proxy, fresh=fresh)
+                try:
+                    return await _exchange(pool, method, url, headers or {}, body, progress, max_answer_bytes)
+                finally:
+                    if fresh:
+                        await _close(pool)
+        except trio.TooSlowError as exc:
+            raise PeerUnreachable(f"no answer from {host} within {timeout_s:g} s", code="timeout") from exc
+
+    async def aclose(self) -> None:
+        """Close idle connections and give back the memory of the trust roots."""
+        pools, self._pools, self._context = list(self._pools.values()), {}, None
+        for pool in pools:
+            await _close(pool)
+
+    async def _pool(self, proxy: Proxy | None, *, fresh: bool) -> httpcore.AsyncConnectionPool:
+        if not fresh and proxy in self._pools:
+            return self._pools[proxy]
+        if self._context is None:
+            self._context = await trio.to_thread.run_sync(client_context, self._options)
+        pool = await self._make_pool(proxy, self._context)
+        return pool if fresh else self._pools.setdefault(proxy, pool)
+
+    async def _make_pool(self, proxy: Proxy | None, context: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
+        if proxy is None:
+            return httpcore.AsyncConnectionPool(
+                ssl_context=context,
+                max_connections=2,
+                keepalive_expiry=KEEP_ALIVE_S,
+                network_backend=httpcore.TrioBackend(),
+            )
+        proxy_context = None
+        if proxy.url.startswith("https:"):
+            plain = TlsOptions(ca_file=self._options.ca_file)
+            proxy_context = await trio.to_thread.run_sync(client_context, plain)
+        return httpcore.AsyncHTTPProxy(
+            proxy_url=proxy.url,
+            proxy_auth=proxy.credentials,
+            proxy_ssl_context=proxy_context,
+            ssl_context=context,
+            max_connections=2,
+            keepalive_expiry=KEEP_ALIVE_S,
+            network_backend=httpcore.TrioBackend(),
+        )
+
+
+async def _exchange(
+    pool: httpcore.AsyncConnectionPool,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    progress: "_Progress",
+    max_answer_bytes: int,
+) -> HttpAnswer:
+    chunks: list[bytes] = []
+    received = 0
+    async with pool.stream(
+        method, url, headers=list(headers.items()), content=body, extensions={"trace": progress.trace}
+    ) as response:
+        # Leaving the loop early would abandon httpcore's nested generators to the garbage collector;
+        # cancelling lets each of them unwind.
+        with trio.CancelScope() as download:
+            async for chunk in response.aiter_stream():
+                received += len(chunk)
+                if received > max_answer_bytes:
+                    chunks.clear()
+                    download.cancel()
+                else:
+                    chunks.append(chunk)
+    if received > max_answer_bytes:
+        raise PeerProtocolError(
+            f"the answer of {progress.host} is larger than {max_answer_bytes} bytes", code="answer-too-large"
+        )
+    return HttpAnswer(status=response.status, headers=_headers(response.headers), body=b"".join(chunks))
+
+
+async def _close(pool: httpcore.AsyncConnectionPool) -> None:
+    # Closing a TLS stream for HTTPS sends nothing, so there is nothing to wait for.
+    with trio.CancelScope(shield=True):
+        await pool.aclose()
+
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _target(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or not url.isascii():
+        raise ValueError("an https URL in ASCII is needed")
+    return parts.hostname, 443 if parts.port is None else parts.port
+
+
+# --- errors at the edge ------------------------------------------------------------------------------
+
+
+class _Progress:
+    """How far an exchange came: an alert from a proxy must not pass for the peer's."""
+
+    def __init__(self, *, host: str, proxied: bool) -> None:
+        self.host = host
+        self._at_proxy = proxied
+
+    async def trace(self, name: str, info: dict[str, object]) -> None:
+        """httpcore's trace extension. The proxy's own request is the CONNECT."""
+        if name == "proxy.start_tls.started":
+            self._at_proxy = False
+        elif name == "http11.send_request_headers.started":
+            self._at_proxy = getattr(info.get("request"), "method", b"") == b"CONNECT"
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate what httpcore, ssl and the resolver raise."""
+        try:
+            yield
+        except httpcore.ProxyError as exc:
+            raise self._proxy_error(str(exc)) from exc
+        except (httpcore.ConnectError, UnicodeError) as exc:
+            tls = _tls_cause(exc)
+            if tls is not None:
+                raise self._tls_error(tls) from exc
+            # Class retry even for a name that does not resolve: devices boot before their network.
+            raise PeerUnreachable(
+                f"cannot connect to {self.host}: {_os_reason(exc)}", code="unreachable"
+            ) from exc
+        except (httpcore.NetworkError, trio.BrokenResourceError) as exc:
+            tls = _tls_cause(exc)
+            if tls is not None:
+                raise self._tls_error(tls) from exc
+            raise self._broken() from exc
+        except httpcore.RemoteProtocolError as exc:
+            # "Server disconnected", a body cut short, or bytes that are not HTTP. h11 hints a status
+            # only in the last case; the first two are broken connections.
+            if "disconnected" in str(exc) or "peer closed" in str(exc):
+                raise self._broken() from exc
+            raise PeerProtocolError(f"{self.host} does not speak HTTP/1.1", code="answer-malformed") from exc
+        except (httpcore.LocalProtocolError, httpcore.UnsupportedProtocol) as exc:
+            # Not chained: h11 quotes the header it objects to.
+            raise AdapterError(
+                f"the request to {self.host} cannot be sent: {type(exc).__name__}",
+                code="request-invalid",
+                failure_class="operator",
+            ) from None
+
+    def _broken(self) -> PeerProtocolError:
+        return PeerProtocolError(f"the connection to {self.host} broke", code="connection-broken")
+
+    def _proxy_error(self, text: str) -> AdapterError:
+        status = text[:3] if text[:3].isdigit() else "refused"
+        message = f"the proxy opened no tunnel to {self.host}: {status}"
+        if status == "407":
+            return PeerRefused(message, code="proxy-407", failure_class="operator")
+        return PeerUnreachable(message, code=f"proxy-{status}")
+
+    def _tls_error(self, exc: ssl.SSLError) -> AdapterError:
+        whom = f"the proxy on the way to {self.host}" if self._at_proxy else self.host
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            message = f"the certificate of {whom} was not accepted: {exc.verify_message}"
+            if exc.verify_code in _DATE_FAILURES:
+                return AdapterError(message, code="tls-dates", failure_class="clock")
+            return AdapterError(message, code="tls-untrusted", failure_class="operator")
+        reason = exc.reason or "unknown"
+        if self._at_proxy:
+            return PeerUnreachable(f"TLS with {whom} failed: {reason}", code="proxy-tls")
+        if reason in _CERTIFICATE_ALERTS:
+            return PeerRefused(
+                f"{whom} refused the client certificate: {reason}", code="tls-certificate-alert"
+            )
+        return PeerProtocolError(f"TLS with {whom} failed: {reason}", code="tls-failed")
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = exc
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _tls_cause(exc: BaseException) -> ssl.SSLError | None:
+    # An EOF in the middle of TLS is a broken connection, not a TLS decision.
+    for link in _causes(exc):
+        if isinstance(link, ssl.SSLError) and not isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return link
+    return None
+
+
+def _os_reason(exc: BaseException) -> str:
+    for link in _causes(exc):
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+    return "no usable address"

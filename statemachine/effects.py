@@ -1,0 +1,146 @@
+"""Everything the machine can wish for.
+
+An effect is data, never a call. It gets its id from its record: `epoch.sequence.index`. It is
+performed at least once, so each says what a repeat does. An ``Asking`` effect stays in the
+snapshot as outstanding until its answer was taken.
+"""
+
+from msgspec import Struct
+
+from statemachine.states import Timer
+
+
+class Effect(
+    Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Root of all effects."""
+
+
+class Asking(Effect, frozen=True, kw_only=True):
+    """Root of effects that must be answered."""
+
+
+class ArmDeadline(Effect, frozen=True, kw_only=True, tag="arm-deadline"):
+    """Post DeadlinePassed(name) at an instant of wall time. Arming a name replaces it."""
+
+    name: Timer
+    at_unix_ms: int
+
+
+class ArmDelay(Effect, frozen=True, kw_only=True, tag="arm-delay"):
+    """Post DeadlinePassed(name) after elapsed time, whatever the wall clock does meanwhile."""
+
+    name: Timer
+    delay_ms: int
+
+
+class Disarm(Effect, frozen=True, kw_only=True, tag="disarm"):
+    """Forget the name. Unknown names are fine."""
+
+    name: Timer
+
+
+class StopService(Effect, frozen=True, kw_only=True, tag="stop-service"):
+    """Finish: no further event is taken."""
+
+
+class StageKey(Asking, frozen=True, kw_only=True, tag="stage-key"):
+    """Make the key of a new generation beside the current one, never over it.
+
+    Answered by KeyStaged or KeyStageFailed. Repeating it finds the key that is there.
+    """
+
+    generation: int
+    algorithm: str
+    common_name: str
+    "CN the CSR will ask for: the registration id."
+    reuse_generation: int | None = None
+    "Copy this generation's key instead of making a new one."
+
+
+class SubmitRegistration(Asking, frozen=True, kw_only=True, tag="submit-registration"):
+    """PUT the registration with the configured credential.
+
+    Answered by RegistrationAccepted, RegistrationAssigned or RegistrationFailed.
+    Repeating it registers again with the same key and CSR, which DPS allows.
+    """
+
+    attempt: int
+    generation: int | None
+    "The staged key whose CSR is sent; None registers without a CSR."
+    spki_sha256: str = ""
+    "Public key of that generation: the leaf of an answered chain is the certificate that carries it."
+    clock_offset_ms: int = 0
+    "Add this to our clock for the SAS expiry; learned from the Date header."
+
+
+class PollRegistration(Asking, frozen=True, kw_only=True, tag="poll-registration"):
+    """GET the operation.
+
+    Answered by RegistrationPending, RegistrationAssigned or RegistrationFailed. A repeat only asks again.
+    """
+
+    attempt: int
+    operation_id: str
+    spki_sha256: str = ""
+    clock_offset_ms: int = 0
+
+
+class ProveCredential(Asking, frozen=True, kw_only=True, tag="prove-credential"):
+    """Ask the hub, over a fresh connection, whether it accepts this credential.
+
+    Answered by CredentialProven or CredentialProofFailed. A repeat only asks again.
+    """
+
+    generation: int
+    hub: str
+    device_id: str
+    chain_pem: bytes | None = None
+    "The issued chain, leaf first, for the generation's key; None proves the configured credential."
+    clock_offset_ms: int = 0
+
+
+class CommitCredential(Asking, frozen=True, kw_only=True, tag="commit-credential"):
+    """Make assignment, certificate, key and bundle current in one durable step.
+
+    Answered by CredentialCommitted or CredentialCommitFailed. Repeating it with the generation
+    that is already current changes nothing.
+    """
+
+    generation: int
+    hub: str
+    device_id: str
+    fingerprint: str
+    chain_pem: bytes | None
+    "None commits a certificate-less assignment: issued certificate and key are no longer published."
+    bundle_id: str
+    bundle_pem: bytes | None
+    "The bundle after this commit, new or kept; None leaves no bundle."
+    substatus: str | None = None
+    certificate_type: str | None = None
+
+
+class RetireCredential(Asking, frozen=True, kw_only=True, tag="retire-credential"):
+    """Remove every generation, staged ones included, except those named.
+
+    Answered by CredentialRetired or CredentialRetireFailed. A repeat finds nothing left to do.
+    The current generation is never removed, named or not.
+    """
+
+    keep: tuple[int, ...]
+
+
+AnyEffect = (
+    ArmDeadline
+    | ArmDelay
+    | Disarm
+    | StopService
+    | StageKey
+    | SubmitRegistration
+    | PollRegistration
+    | ProveCredential
+    | CommitCredential
+    | RetireCredential
+)
+
+EFFECTS: tuple[type[Effect], ...] = AnyEffect.__args__

@@ -1,0 +1,233 @@
+"""Certificates are judged in one place; these are its sentences."""
+
+import datetime
+import functools
+import hashlib
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.errors import CertificateRejected
+from adapters.wire import x509 as wire
+
+DAY = 86_400_000
+T0 = 1_700_000_000_000
+CN = "line4-press-17"
+
+
+def name(cn):
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)])
+
+
+def instant(unix_ms):
+    return datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC)
+
+
+class Issuer:
+    def __init__(self, cn, parent=None):
+        self.cn, self.key = cn, ec.generate_private_key(ec.SECP256R1())
+        self.certificate = (parent or self).issue(self.key.public_key(), cn, ca=True)
+
+    def issue(self, public_key, cn, *, ca=False, begin=T0 - DAY, end=T0 + 30 * DAY, serial=0x0ABC):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name(cn))
+            .issuer_name(name(self.cn))
+            .public_key(public_key)
+            .serial_number(serial)
+            .not_valid_before(instant(begin))
+            .not_valid_after(instant(end))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        return builder.sign(self.key, SHA256())
+
+
+ROOT = Issuer("root")
+MIDDLE = Issuer("middle", ROOT)
+KEY_PEM = wire.new_key("ec-p256")
+SPKI = wire.spki_sha256_of_key(KEY_PEM)
+PUBLIC = load_pem_private_key(KEY_PEM, None).public_key()
+LEAF = MIDDLE.issue(PUBLIC, CN)
+
+
+def pem(*certificates):
+    return b"".join(c.public_bytes(Encoding.PEM) for c in certificates)
+
+
+def verify(chain, *, now=T0, trusted=True, spki=SPKI, cn=CN):
+    return wire.verify_issued(chain, spki_sha256=spki, common_name=cn, now_unix_ms=now, clock_trusted=trusted)
+
+
+@pytest.mark.parametrize("algorithm", ["ec-p256", "rsa-2048"])
+def test_a_csr_is_exactly_its_cn(algorithm):
+    key_pem = wire.new_key(algorithm)
+    request = x509.load_der_x509_csr(wire.make_csr(key_pem, CN))
+    assert request.subject == name(CN)
+    assert not list(request.attributes)
+    assert not list(request.extensions)
+    assert isinstance(request.signature_hash_algorithm, SHA256)
+    assert request.is_signature_valid
+    spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert wire.spki_sha256_of_key(key_pem) == hashlib.sha256(spki).hexdigest()
+    assert key_pem.startswith(b"-----BEGIN PRIVATE KEY-----\n")
+
+
+def test_what_is_no_request():
+    with pytest.raises(ValueError, match="unknown key algorithm"):
+        wire.new_key("dsa")
+    with pytest.raises(ValueError, match="length"):
+        wire.make_csr(KEY_PEM, "x" * 65)
+    with pytest.raises(CertificateRejected) as caught:
+        wire.make_csr(b"garbage", CN)
+    assert (caught.value.code, caught.value.failure_class) == ("key-unusable", "operator")
+
+
+def test_facts():
+    facts = wire.facts(pem(LEAF, MIDDLE.certificate))
+    assert facts == wire.CertificateFacts(
+        subject_cn=CN,
+        serial_hex="abc",
+        not_before_unix_ms=T0 - DAY,
+        not_after_unix_ms=T0 + 30 * DAY,
+        spki_sha256=SPKI,
+        sha256=hashlib.sha256(LEAF.public_bytes(Encoding.DER)).hexdigest(),
+        is_ca=False,
+    )
+    assert wire.facts(pem(ROOT.certificate)).is_ca
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        (LEAF, MIDDLE.certificate, ROOT.certificate),
+        (ROOT.certificate, MIDDLE.certificate, LEAF),
+        (MIDDLE.certificate, LEAF, ROOT.certificate, LEAF),
+    ],
+)
+def test_order_is_repaired(order):
+    verified = verify(pem(*order).replace(b"\n", b"\r\n"))
+    assert verified.chain_pem == pem(LEAF, MIDDLE.certificate, ROOT.certificate)
+    assert not verified.not_yet_valid
+
+
+def test_a_lone_leaf_is_a_chain():
+    assert verify(pem(LEAF)).chain_pem == pem(LEAF)
+
+
+OTHER = Issuer("other")
+IMPOSTOR = Issuer("middle")
+
+
+@pytest.mark.parametrize(
+    ("chain", "options", "code", "failure_class"),
+    [
+        (b"", {}, "chain-unparsable", "retry"),
+        (pem(LEAF)[:-80], {}, "chain-unparsable", "retry"),
+        (pem(*[ROOT.certificate] * 17), {}, "chain-unparsable", "retry"),
+        (b" " * (256 * 1024) + pem(LEAF), {}, "chain-unparsable", "retry"),
+        (pem(LEAF), {"spki": "0" * 64}, "key-mismatch", "retry"),
+        (pem(LEAF), {"cn": "another"}, "subject-mismatch", "retry"),
+        (pem(MIDDLE.issue(PUBLIC, CN, ca=True)), {}, "leaf-is-ca", "retry"),
+        (pem(LEAF, OTHER.certificate), {}, "chain-broken", "retry"),
+        (pem(LEAF, IMPOSTOR.certificate), {}, "chain-broken", "retry"),
+        (pem(LEAF, ROOT.certificate), {}, "chain-broken", "retry"),
+        (pem(LEAF), {"now": T0 + 30 * DAY}, "expired", "retry"),
+        (pem(LEAF), {"now": T0 + 30 * DAY, "trusted": False}, "expired", "clock"),
+        (pem(LEAF), {"now": T0 - 2 * DAY - 1}, "not-yet-valid", "retry"),
+    ],
+)
+def test_rejections(chain, options, code, failure_class):
+    with pytest.raises(CertificateRejected) as caught:
+        verify(chain, **options)
+    assert (caught.value.code, caught.value.failure_class) == (code, failure_class)
+
+
+@pytest.mark.parametrize(
+    ("now", "trusted"), [(T0 - DAY - 1, True), (T0 - 2 * DAY, True), (T0 - 999 * DAY, False)]
+)
+def test_a_fresh_certificate_from_our_future_is_kept_and_marked(now, trusted):
+    assert verify(pem(LEAF), now=now, trusted=trusted).not_yet_valid
+
+
+def test_names_compare_without_case():
+    assert verify(pem(LEAF), cn=CN.upper()).leaf.subject_cn == CN
+
+
+def test_ordering_judges_nothing():
+    chain = wire.order_chain(pem(LEAF, OTHER.certificate), spki_sha256="")
+    assert not chain.intact
+    assert chain.leaf.subject_cn == CN
+    assert chain.chain_pem == pem(LEAF, OTHER.certificate)
+
+
+def test_der_chain():
+    ders = [c.public_bytes(Encoding.DER) for c in (LEAF, MIDDLE.certificate)]
+    assert wire.der_chain_to_pem(ders) == pem(LEAF, MIDDLE.certificate)
+    for bad in ([], [b"x"], ders * 9):
+        with pytest.raises(CertificateRejected, match="certificate"):
+            wire.der_chain_to_pem(bad)
+
+
+def test_bundle_is_cleaned():
+    first, second = pem(ROOT.certificate).decode(), pem(MIDDLE.certificate).decode()
+    bundle = wire.normalise_bundle([first.rstrip("\n"), "# note\r\n" + second.replace("\n", "\r\n")])
+    assert bundle.pem == pem(ROOT.certificate, MIDDLE.certificate)
+    assert bundle.count == 2
+    assert bundle.sha256 == hashlib.sha256(bundle.pem).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "pems",
+    [
+        [],
+        [""],
+        ["no"],
+        [pem(ROOT.certificate).decode(), ""],
+        [pem(ROOT.certificate).decode()] * 129,
+        ["x" * (1024 * 1024 + 1)],
+    ],
+)
+def test_bad_bundles(pems):
+    with pytest.raises(CertificateRejected) as caught:
+        wire.normalise_bundle(pems)
+    assert caught.value.code == "bundle-unparsable"
+
+
+def test_pairs():
+    assert wire.pair_matches(pem(LEAF), KEY_PEM)
+    assert not wire.pair_matches(pem(MIDDLE.certificate), KEY_PEM)
+    assert not wire.pair_matches(b"", KEY_PEM)
+    assert not wire.pair_matches(pem(LEAF), b"")
+    trusted = trustme.CA().issue_cert("x.test")
+    assert wire.pair_matches(trusted.cert_chain_pems[0].bytes(), trusted.private_key_pem.bytes())
+
+
+@functools.cache
+def leaf_der():
+    return LEAF.public_bytes(Encoding.DER)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_damaged_certificate_is_facts_or_a_rejection(position, flip):
+    der = bytearray(leaf_der())
+    der[position % len(der)] ^= flip
+    try:
+        chain = wire.der_chain_to_pem([bytes(der)])
+        wire.order_chain(chain + pem(MIDDLE.certificate), spki_sha256=SPKI)
+    except CertificateRejected as exc:
+        assert exc.code == "chain-unparsable"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_no_chain(garbage):
+    with pytest.raises(CertificateRejected):
+        wire.facts(b"-----BEGIN CERTIFICATE-----\n" + garbage + b"\n-----END CERTIFICATE-----\n")
