@@ -16,7 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
-from adapters.config_settings import BY_PATH, DEFAULTS, NOT_READ_YET, TABLES, Setting, one_of
+from adapters.config_settings import (
+    BY_PATH,
+    DEFAULTS,
+    FILE_URI_FORM,
+    NOT_READ_YET,
+    TABLES,
+    Setting,
+)
 from adapters.errors import bounded
 from statemachine.settings import (
     IDENTITY_CERTIFICATE_ID,
@@ -48,7 +55,7 @@ IDENTITY_CERT = f"{ATTESTATION}.identity_cert"
 IDENTITY_PK = f"{ATTESTATION}.identity_pk"
 
 THIS_RELEASE = (
-    'in this release source "dps" with method "symmetric_key", or with method "x509" and file URIs in '
+    'in this release source "dps" with method "symmetric_key", or with method "x509" and files named in '
     'identity_cert and identity_pk, or source "none"; the other ways come later'
 )
 
@@ -73,9 +80,14 @@ OWN_IDS = frozenset({IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID, "device-id", "dev
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _ID_SCOPE = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_REGISTRATION_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9:._-]*[A-Za-z0-9])?")
+# The documented rule; the published specification is stricter, but an id that DPS enrolled has to work.
+_REGISTRATION_ID = re.compile(r"[A-Za-z0-9:._-]*[A-Za-z0-9-]")
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-(?:([01][0-9]|2[0-3]):([0-5][0-9])|24:00)")
-_MAYBE_SECRET = re.compile(r"sharedaccesskey|pin-value|password|//[^/]*@", re.IGNORECASE)
+_MAYBE_SECRET = re.compile(r"sharedaccess|pin-value|password|//.*@|-----begin", re.IGNORECASE)
+# The base64 of 16 bytes and more. A URI is the one place where a slash separates words.
+_MAYBE_KEY = re.compile(r"[A-Za-z0-9+/]{21}[A-Za-z0-9+/=]")
+_MAYBE_KEY_IN_URI = re.compile(r"[A-Za-z0-9+]{21}[A-Za-z0-9+=]")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class Unfit(Exception):
@@ -103,15 +115,14 @@ class Findings:
     def lines(self) -> tuple[str, ...]:
         if not self._left_out:
             return tuple(self._lines)
-        return (*self._lines, f"{self._file}: and {self._left_out} more mistakes like these")
+        return (*self._lines, f"{bounded(self._file, 500)}: and {self._left_out} more mistakes like these")
 
     def add(self, where: str, text: str) -> None:
         if self.full:
             self._left_out += 1
             return
-        self._lines.append(
-            f"{self._file}: {bounded(where, 120)}: {text}" if where else f"{self._file}: {text}"
-        )
+        file = bounded(self._file, 500)
+        self._lines.append(f"{file}: {bounded(where, 120)}: {text}" if where else f"{file}: {text}")
 
     def unfit(self, where: str, found: str, allowed: str, nearest: str = "") -> None:
         hint = f'; did you mean "{nearest}"?' if nearest else ""
@@ -144,8 +155,9 @@ def _walk(table: dict[str, Any], prefix: str, values: dict[str, Any], findings: 
     """Check every key of ``table``; what passed goes into ``values`` by its path."""
     if prefix == "provisioning" and table.get("source") == "manual":
         # Its keys are not ours to check yet, and half of them are secrets.
-        for name in table.keys() - MANUAL_KEYS:
-            _unknown(name, prefix, MANUAL_KEYS, findings)
+        for name in table:
+            if name not in MANUAL_KEYS:
+                _unknown(name, prefix, MANUAL_KEYS, findings)
         table = {"source": "manual"}
     for name, value in table.items():
         path = f"{prefix}.{name}" if prefix else name
@@ -168,7 +180,8 @@ def _names_in(prefix: str) -> frozenset[str]:
 
 
 def _unknown(name: str, prefix: str, known: Iterable[str], findings: Findings) -> None:
-    path = f"{prefix}.{name}" if prefix else name
+    shown_name = "<hidden>" if looks_secret(name) else name
+    path = f"{prefix}.{shown_name}" if prefix else shown_name
     if findings.full:
         findings.add(path, "")
         return
@@ -215,16 +228,18 @@ def _checked(setting: Setting, value: object) -> object:
 
 
 def _check_pairs(values: dict[str, Any], findings: Findings) -> None:
-    for low_path, high_path in (
-        ("identityd.renewal.earliest_percent", "identityd.renewal.latest_percent"),
-        ("identityd.attempts.backoff_base_sec", "identityd.attempts.backoff_cap_sec"),
+    for low_path, high_path, gap, words in (
+        ("identityd.renewal.earliest_percent", "identityd.renewal.latest_percent", 1, "more than"),
+        ("identityd.attempts.backoff_base_sec", "identityd.attempts.backoff_cap_sec", 0, "at least"),
     ):
-        low = values.get(low_path, BY_PATH[low_path].default)
-        high = values.get(high_path, BY_PATH[high_path].default)
-        if low > high:
-            name = low_path.rpartition(".")[2]
-            default = "" if low_path in values else ", its default"
-            findings.unfit(high_path, str(high), f"at least {name} ({low}{default})")
+        low: Any = values.get(low_path, BY_PATH[low_path].default)
+        high: Any = values.get(high_path, BY_PATH[high_path].default)
+        if high - low < gap:
+            found, limit = (
+                f"{value}" if path in values else f"{value}, the default"
+                for path, value in ((high_path, high), (low_path, low))
+            )
+            findings.unfit(high_path, found, f"{words} {low_path.rpartition('.')[2]} ({limit})")
 
 
 def _check_gateway(tree: dict[str, Any], findings: Findings) -> None:
@@ -377,10 +392,10 @@ def file_uri(text: str) -> str:
     """The absolute path of ``file:///path``, percent escapes decoded."""
     scheme, colon, rest = text.partition(":")
     if not colon:
-        raise Unfit(found=f"{shown(text)}, which has no scheme")
+        raise Unfit
     if scheme.lower() == "pkcs11":
         raise Unfit(
-            found="a pkcs11: URI", allowed=f"{BY_PATH[IDENTITY_PK].form}; pkcs11 is not supported yet"
+            found="a pkcs11: URI", allowed=f"{FILE_URI_FORM}; PKCS#11 is not supported in this release"
         )
     if scheme.lower() != "file":
         raise Unfit
@@ -395,6 +410,11 @@ def file_uri(text: str) -> str:
         return absolute_path(unquote(rest, errors="strict"))
     except UnicodeDecodeError as exc:
         raise Unfit from exc
+
+
+def file_name(text: str) -> str:
+    """A file URI as in the original, or the bare path, which the original refuses."""
+    return absolute_path(text) if text.startswith("/") else file_uri(text)
 
 
 def absolute_path(text: str) -> str:
@@ -434,8 +454,8 @@ FORMS: dict[str, Callable[[str], object]] = {
     REGISTRATION_ID: registration_id,
     f"{SYMMETRIC_KEY}.value": base64_key,
     f"{SYMMETRIC_KEY}.uri": file_uri,
-    IDENTITY_CERT: file_uri,
-    IDENTITY_PK: file_uri,
+    IDENTITY_CERT: file_name,
+    IDENTITY_PK: file_name,
     "identityd.tls.ca_file": absolute_path,
 }
 "By key path; a text setting without choices has its entry here."
@@ -448,13 +468,21 @@ def hidden(value: object) -> str:
 def shown(value: object) -> str:
     """The value as it may be printed: short, on one line, and never something that looks like a secret."""
     if isinstance(value, str):
-        return hidden(value) if _MAYBE_SECRET.search(value) else f'"{bounded(value, 80)}"'
+        if looks_secret(value):
+            return f"<hidden, {len(value)} characters: it may be a secret>"
+        return f'"{bounded(value, 80)}"'
     if isinstance(value, bool):
         return str(value).lower()
     # A hexadecimal integer can be a megabyte long, and Python refuses to print it in decimal.
     if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 128):
         return str(value)
     return _kind(value)
+
+
+def looks_secret(text: str) -> bool:
+    """Keys end up under the wrong name; a mistake about them must not put them on a screen or in a log."""
+    key = _MAYBE_KEY_IN_URI if _URI.match(text) else _MAYBE_KEY
+    return bool(_MAYBE_SECRET.search(text) or key.search(text))
 
 
 def _kind(value: object) -> str:
@@ -474,6 +502,3 @@ def _kind(value: object) -> str:
 def nearest_of(word: str, names: Iterable[str]) -> str:
     """The valid name most like ``word``, or nothing."""
     return next(iter(difflib.get_close_matches(word[:80].lower(), list(names), n=1)), "")
-
-
-__all__ = ["MAX_PROBLEMS", "Findings", "Unfit", "interpret", "one_of"]

@@ -4,8 +4,7 @@ The rows are the one home of ranges: validation (``config_rules.py``) and the re
 made from them. Defaults live in ``statemachine.settings`` and are looked up there.
 """
 
-from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -16,6 +15,7 @@ Kind = Literal["integer", "text", "boolean", "list of text"]
 DEFAULTS = Configuration(provisioning=NoProvisioning())
 
 FILE_URI_FORM = "a file URI with an absolute path: file:///path"
+FILE_FORM = "a file URI or an absolute path: file:///path or /path"
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -42,8 +42,11 @@ class Setting(Struct, frozen=True, kw_only=True):
         """The value used when the key is absent; None when there is no such value."""
         if not self.target:
             return None
-        value: int | str | bool | tuple[str, ...] | None = reduce(getattr, self.target.split("."), DEFAULTS)
-        return value
+        value: Any = DEFAULTS
+        for name in self.target.split("."):
+            value = getattr(value, name)
+        default: int | str | bool | tuple[str, ...] | None = value
+        return default
 
     @property
     def allowed(self) -> str:
@@ -130,7 +133,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         path="provisioning.attestation.registration_id",
         kind="text",
-        form="1 to 64 letters, digits, ':', '.', '_' and '-', a letter or digit at both ends",
+        form="1 to 64 letters, digits, ':', '.', '_' and '-', the last one a letter, a digit or '-'",
         meaning="Registration ID, and the CN of the identity certificate. Required for symmetric_key; "
         "the CN of identity_cert when absent for x509.",
     ),
@@ -145,18 +148,19 @@ SETTINGS: tuple[Setting, ...] = (
         path="provisioning.attestation.symmetric_key.uri",
         kind="text",
         form=FILE_URI_FORM,
+        secret=True,  # what stands here by mistake is the key itself
         meaning="A file that holds the raw decoded bytes of the symmetric key.",
     ),
     Setting(
         path="provisioning.attestation.identity_cert",
         kind="text",
-        form=FILE_URI_FORM,
+        form=FILE_FORM,
         meaning="The device certificate for DPS: a PEM file, leaf first. Required for x509.",
     ),
     Setting(
         path="provisioning.attestation.identity_pk",
         kind="text",
-        form=FILE_URI_FORM,
+        form=FILE_FORM,
         meaning="The private key of identity_cert: a PEM file. Required for x509.",
     ),
     Setting(
@@ -186,7 +190,7 @@ SETTINGS: tuple[Setting, ...] = (
         target="renewal_earliest_percent",
         unit="percent of the certificate's life",
         low=1,
-        high=95,
+        high=94,
         meaning="Renewal begins at a moment drawn once between earliest_percent and latest_percent.",
     ),
     Setting(
@@ -194,9 +198,9 @@ SETTINGS: tuple[Setting, ...] = (
         kind="integer",
         target="renewal_latest_percent",
         unit="percent of the certificate's life",
-        low=1,
+        low=2,
         high=95,
-        meaning="Upper bound of the draw; not below earliest_percent.",
+        meaning="Upper bound of the draw; more than earliest_percent, or a fleet would renew in step.",
     ),
     Setting(
         path="identityd.renewal.rotate_key",
@@ -217,7 +221,7 @@ SETTINGS: tuple[Setting, ...] = (
         kind="integer",
         target="attempt_timeout_seconds",
         unit="seconds",
-        low=30,
+        low=1,
         high=3600,
         meaning="Overall deadline of one registration attempt.",
     ),

@@ -95,8 +95,10 @@ class ProveCredential(Asking, frozen=True, kw_only=True, tag="prove-credential")
     generation: int
     hub: str
     device_id: str
+    issued: bool = True
+    "False proves the configured credential."
     chain_pem: bytes | None = None
-    "The issued chain, leaf first, for the generation's key; None proves the configured credential."
+    "The issued chain, leaf first; None takes the one committed with the generation."
     clock_offset_ms: int = 0
 
 
@@ -114,8 +116,10 @@ class CommitCredential(Asking, frozen=True, kw_only=True, tag="commit-credential
     chain_pem: bytes | None
     "None commits a certificate-less assignment: issued certificate and key are no longer published."
     bundle_id: str
-    bundle_pem: bytes | None
-    "The bundle after this commit, new or kept; None leaves no bundle."
+    bundle_pem: bytes | None = None
+    "A new bundle; None leaves no bundle, unless keep_bundle."
+    keep_bundle: bool = False
+    "Carry the current generation's bundle over; bundle_pem is then None."
     substatus: str | None = None
     certificate_type: str | None = None
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from msgspec import Struct
+
 from adapters.driven.exchange import with_retries
 from adapters.driven.onboarding import (
     TOKEN_LIFE_S,
@@ -27,12 +29,27 @@ from statemachine.events import (
 )
 from statemachine.settings import Configuration, DpsProvisioning
 
-_OPERATOR_STATUSES = frozenset({400, 401, 403, 404, 405, 415})
+MAX_ANSWER_BYTES = 4 * x509.MAX_BUNDLE_BYTES
+"Over what a bundle may have, so that one that is too large is that bundle's problem only."
+
+_OPERATOR_STATUSES = frozenset({400, 401, 403, 404, 405, 413, 415})
 "Repeating these soon changes nothing; the machine backs off slowly and keeps what it has."
 
 
+class _Lease(Struct):
+    """A client and how many exchanges are using it, so that nobody closes it under another."""
+
+    client: HttpsClient
+    options: TlsOptions
+    users: int = 0
+
+
 class DpsRegistrar:
-    """One client is kept from the PUT to the final answer, so that polls reuse its connection."""
+    """One client is kept from the PUT to the final answer, so that polls reuse its connection.
+
+    ``configuration`` is called at each use, so that a reload needs nothing else; ``environ`` is where
+    the proxy variables are looked up, by default the process's. Call ``aclose`` at the end.
+    """
 
     def __init__(
         self,
@@ -46,8 +63,7 @@ class DpsRegistrar:
         self._clock = clock
         self._staged = staged
         self._environ = environ
-        self._client: HttpsClient | None = None
-        self._client_options: TlsOptions | None = None
+        self._lease: _Lease | None = None
 
     async def submit(
         self, effect_id: str, effect: SubmitRegistration
@@ -66,7 +82,7 @@ class DpsRegistrar:
             )
             answer = await self._send("PUT", url, credential, provisioning, effect.clock_offset_ms, body)
             date = answer.date_unix_ms
-            self._check(answer)
+            self._check(answer, credential, effect.clock_offset_ms)
             registered = wire.parse_register(dialect, answer.body)
             if registered.state is not None and registered.status not in ("unassigned", "assigning"):
                 final = _assigned(effect_id, dialect, registered.state, effect.spki_sha256, answer)
@@ -111,7 +127,7 @@ class DpsRegistrar:
                     failure_class="reregister",
                     tracking_id=error.tracking_id,
                 )
-            self._check(answer)
+            self._check(answer, credential, effect.clock_offset_ms)
             state = wire.parse_status(dialect, answer.body)
             if state.status in ("unassigned", "assigning"):
                 return RegistrationPending(
@@ -127,10 +143,13 @@ class DpsRegistrar:
             return _failed(effect_id, exc, date)
 
     async def aclose(self) -> None:
-        """Close the connection to DPS and forget its trust roots until they are needed again."""
-        client, self._client, self._client_options = self._client, None, None
-        if client is not None:
-            await client.aclose()
+        """Close the connection to DPS and forget its trust roots until they are needed again.
+
+        A client that is in use is closed by its last user.
+        """
+        lease, self._lease = self._lease, None
+        if lease is not None and lease.users == 0:
+            await lease.client.aclose()
 
     async def _send(
         self,
@@ -141,11 +160,6 @@ class DpsRegistrar:
         clock_offset_ms: int,
         body: bytes | None,
     ) -> HttpAnswer:
-        if self._client is None or self._client_options != credential.tls:
-            await self.aclose()
-            self._client = HttpsClient(credential.tls, environ=self._environ)
-            self._client_options = credential.tls
-        client = self._client
         configuration = self._configuration()
         headers = {"Accept": "application/json"}
         if body is not None:
@@ -155,14 +169,30 @@ class DpsRegistrar:
             headers["Authorization"] = sas.dps_token(
                 provisioning.scope_id, credential.registration_id, credential.symmetric_key, expiry_unix_s
             )
-        return await with_retries(
-            lambda: client.request(
-                method, url, headers=headers, body=body, timeout_s=configuration.cloud_timeout_seconds
-            ),
-            configuration.cloud_retries,
-        )
+        lease = self._lease
+        if lease is None or lease.options != credential.tls:
+            await self.aclose()
+            client = HttpsClient(credential.tls, environ=self._environ)
+            lease = self._lease = _Lease(client=client, options=credential.tls)
+        lease.users += 1
+        try:
+            return await with_retries(
+                lambda: lease.client.request(
+                    method,
+                    url,
+                    headers=headers,
+                    body=body,
+                    timeout_s=configuration.cloud_timeout_seconds,
+                    max_answer_bytes=MAX_ANSWER_BYTES,
+                ),
+                configuration.cloud_retries,
+            )
+        finally:
+            lease.users -= 1
+            if lease is not self._lease and lease.users == 0:
+                await lease.client.aclose()
 
-    def _check(self, answer: HttpAnswer) -> None:
+    def _check(self, answer: HttpAnswer, credential: OnboardingCredential, clock_offset_ms: int) -> None:
         """Raise unless the status is one DPS succeeds with."""
         if answer.status in (200, 202):
             return
@@ -170,21 +200,24 @@ class DpsRegistrar:
         retry_after_ms = answer.retry_after_ms(self._clock.now_unix_ms())
         if wire.is_csr_refused(error.code, error.message):
             _raise_csr_refused(error.message, error.tracking_id)
+        failure_class = _class_of(answer.status)
+        if answer.status == 401 and credential.symmetric_key is not None:
+            date = answer.date_unix_ms
+            skew_ms = 0 if date is None else self._clock.now_unix_ms() + clock_offset_ms - date
+            if abs(skew_ms) > TOKEN_LIFE_S * 1000:
+                # The token was dead on arrival; the Date that goes with this answer puts it right.
+                failure_class = "clock"
         raise PeerRefused(
             error.message or f"DPS answered HTTP {answer.status}",
             code=f"dps-{answer.status}",
-            failure_class=_class_of(answer.status, retry_after_ms),
+            failure_class=failure_class,
             retry_after_ms=retry_after_ms,
             tracking_id=error.tracking_id,
         )
 
 
-def _class_of(status: int, retry_after_ms: int | None) -> FailureClass:
-    if status in _OPERATOR_STATUSES:
-        return "operator"
-    if status == 429 and retry_after_ms is not None:
-        return "wait"
-    return "retry"
+def _class_of(status: int) -> FailureClass:
+    return "operator" if status in _OPERATOR_STATUSES else "retry"
 
 
 def _register_body(
@@ -237,7 +270,7 @@ def _raise_failed(state: wire.DpsState) -> NoReturn:
     raise PeerRefused(
         state.error_message or "DPS says that the registration failed",
         code="dps-failed" if state.error_code is None else f"dps-{state.error_code}",
-        failure_class=_class_of(status, None),
+        failure_class=_class_of(status),
         tracking_id=state.tracking_id,
     )
 

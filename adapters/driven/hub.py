@@ -17,7 +17,11 @@ _ALERT = "tls-certificate-alert"
 
 
 class HubProver:
-    """Every proof has its own client, hence its own TLS context and connection."""
+    """Every proof has its own client, hence its own TLS context and connection, gone with its answer.
+
+    ``configuration`` is called at each use; ``environ`` is where the proxy variables are looked up, by
+    default the process's.
+    """
 
     def __init__(
         self,

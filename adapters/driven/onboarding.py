@@ -61,6 +61,23 @@ def load_credential(configuration: Configuration) -> OnboardingCredential:
     return OnboardingCredential(registration_id=registration_id, tls=tls)
 
 
+def onboarding_not_after_unix_ms(configuration: Configuration) -> int | None:
+    """Expiry of the configured X.509 credential; None for a symmetric key and without DPS.
+
+    Raises AdapterError and its kinds, class operator: ``credential-unreadable``, ``credential-unusable``.
+    """
+    provisioning = configuration.provisioning
+    if not isinstance(provisioning, DpsProvisioning) or isinstance(
+        provisioning.attestation, SymmetricKeySource
+    ):
+        return None
+    path = provisioning.attestation.certificate_path
+    try:
+        return x509.facts(read_file(path)).not_after_unix_ms
+    except CertificateRejected as exc:
+        raise _operator(f"{path}: {exc.message}", "credential-unusable") from exc
+
+
 def read_file(path: str, *, code: str = "credential-unreadable") -> bytes:
     """The whole of a small file. Raises StoreUnavailable (class operator)."""
     try:

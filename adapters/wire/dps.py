@@ -194,6 +194,9 @@ class _State(Struct, rename="camel"):
     substatus: str | None = None
     error_code: int | str | None = None
     error_message: str | None = None
+    # The same two as some peers spell them (cloud.md §6).
+    code: int | str | None = None
+    message: str | None = None
     tracking_id: str | None = None
     issued_client_certificate: str | None = None
     issued_certificate_chain: list[str] | None = None
@@ -291,6 +294,7 @@ def _normalised(dialect: Dialect, status: Status, state: _State | None) -> DpsSt
         _check_assignment(state)
     chain_pem, chain_problem = _chain(dialect, state)
     bundle, bundle_problem = _bundle(state.trust_bundle) if dialect.trust_bundle else (None, None)
+    error_message = state.error_message or state.message
     return DpsState(
         status=status,
         assigned_hub=state.assigned_hub,
@@ -301,8 +305,8 @@ def _normalised(dialect: Dialect, status: Status, state: _State | None) -> DpsSt
         bundle=bundle,
         bundle_problem=bundle_problem,
         certificate_type=_certificate_type(state.device_certificate_issuance_settings),
-        error_code=_number(state.error_code),
-        error_message=bounded(state.error_message) if state.error_message else None,
+        error_code=_number(state.error_code if state.error_code is not None else state.code),
+        error_message=bounded(error_message) if error_message else None,
         tracking_id=_word(state.tracking_id, 80),
     )
 

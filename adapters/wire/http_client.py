@@ -13,7 +13,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -34,18 +34,19 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 _CERTIFICATE_ALERTS = frozenset(
     {
-        "SSLV3_ALERT_BAD_CERTIFICATE",
-        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-        "SSLV3_ALERT_CERTIFICATE_REVOKED",
-        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        "TLSV1_ALERT_UNKNOWN_CA",
-        "TLSV1_ALERT_ACCESS_DENIED",
-        "TLSV1_ALERT_DECRYPT_ERROR",
-        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "BAD_CERTIFICATE",
+        "UNSUPPORTED_CERTIFICATE",
+        "CERTIFICATE_REVOKED",
+        "CERTIFICATE_EXPIRED",
+        "CERTIFICATE_UNKNOWN",
+        "CERTIFICATE_REQUIRED",
+        "UNKNOWN_CA",
+        "ACCESS_DENIED",
+        "DECRYPT_ERROR",
     }
 )
-"""OpenSSL's reasons that mean "your certificate": not every alert, since an overloaded peer's
+"""Alerts that mean "your certificate", as OpenSSL names them after `SSLV3_ALERT_`, `TLSV1_ALERT_` or
+`TLSV13_ALERT_`; the prefix differs between its releases. Not every alert, since an overloaded peer's
 internal_error must not count as a refusal. decrypt_error is a CertificateVerify that did not match."""
 
 _DATE_FAILURES = frozenset({9, 10})
@@ -247,6 +248,109 @@ def _reason(exc: Exception) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or "unreadable"
 
 
+# --- connections -------------------------------------------------------------------------------------
+
+
+class LastWords(trio.abc.Stream):
+    """A connection whose peer is heard out: what is sent after it hung up is dropped.
+
+    With TLS 1.3 a peer refuses our certificate when we have begun to send already. Its reset then
+    makes the sending fail while the alert that says why lies unread; ``trio.SSLStream`` gives up on
+    both directions when one fails. The reading that follows finds the alert, an early answer, or the end.
+    """
+
+    def __init__(self, transport: trio.abc.Stream) -> None:
+        self._transport = transport
+        self._hung_up = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises only ClosedResourceError: a broken connection is for the reader to find."""
+        if self._hung_up:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._transport.send_all(data)
+        except trio.BrokenResourceError:
+            self._hung_up = True
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Raises BrokenResourceError, ClosedResourceError."""
+        await self._transport.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Raises BrokenResourceError, ClosedResourceError."""
+        return await self._transport.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._transport.aclose()
+
+
+class _Connection(httpcore.AsyncNetworkStream):
+    """What httpcore reads and writes. Time is bounded around the whole exchange, not here.
+
+    httpcore's own stream leaks the socket of a handshake that is cancelled (1.0.9).
+    """
+
+    def __init__(self, stream: trio.abc.Stream, socket: trio.socket.SocketType) -> None:
+        self._stream = stream
+        self._socket = socket
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(max_bytes))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore.ReadError("broken while reading") from exc
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        try:
+            await self._stream.send_all(buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore.WriteError("broken while writing") from exc
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        stream = trio.SSLStream(
+            self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True
+        )
+        try:
+            await stream.do_handshake()
+        except BaseException as exc:
+            await trio.aclose_forcefully(self._stream)
+            if isinstance(exc, trio.BrokenResourceError | trio.ClosedResourceError):
+                raise httpcore.ConnectError("no TLS") from exc
+            raise
+        return _Connection(stream, self._socket)
+
+    def get_extra_info(self, info: str) -> object:
+        # Readable while idle means that the peer closed it, or spoke out of turn.
+        return self._socket.is_readable() if info == "is_readable" else None
+
+
+class _Network(httpcore.AsyncNetworkBackend):
+    """TCP for httpcore's pools."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            transport = await trio.open_tcp_stream(host, port)
+        except OSError as exc:
+            raise httpcore.ConnectError("no connection") from exc
+        return _Connection(LastWords(transport), transport.socket)
+
+
 # --- the client --------------------------------------------------------------------------------------
 
 
@@ -261,6 +365,7 @@ class HttpsClient:
         self._options = options
         self._environ = os.environ if environ is None else environ
         self._context: ssl.SSLContext | None = None
+        self._proxy_context: ssl.SSLContext | None = None
         self._pools: dict[Proxy | None, httpcore.AsyncConnectionPool] = {}
 
     async def request(
@@ -303,7 +408,8 @@ class HttpsClient:
 
     async def aclose(self) -> None:
         """Close idle connections and give back the memory of the trust roots."""
-        pools, self._pools, self._context = list(self._pools.values()), {}, None
+        pools, self._pools = list(self._pools.values()), {}
+        self._context = self._proxy_context = None
         for pool in pools:
             await _close(pool)
 
@@ -321,20 +427,19 @@ class HttpsClient:
                 ssl_context=context,
                 max_connections=2,
                 keepalive_expiry=KEEP_ALIVE_S,
-                network_backend=httpcore.TrioBackend(),
+                network_backend=_Network(),
             )
-        proxy_context = None
-        if proxy.url.startswith("https:"):
+        if proxy.url.startswith("https:") and self._proxy_context is None:
             plain = TlsOptions(ca_file=self._options.ca_file)
-            proxy_context = await trio.to_thread.run_sync(client_context, plain)
+            self._proxy_context = await trio.to_thread.run_sync(client_context, plain)
         return httpcore.AsyncHTTPProxy(
             proxy_url=proxy.url,
             proxy_auth=proxy.credentials,
-            proxy_ssl_context=proxy_context,
+            proxy_ssl_context=self._proxy_context if proxy.url.startswith("https:") else None,
             ssl_context=context,
             max_connections=2,
             keepalive_expiry=KEEP_ALIVE_S,
-            network_backend=httpcore.TrioBackend(),
+            network_backend=_Network(),
         )
 
 
@@ -461,7 +566,7 @@ class _Progress:
         reason = exc.reason or "unknown"
         if self._at_proxy:
             return PeerUnreachable(f"TLS with {whom} failed: {reason}", code="proxy-tls")
-        if reason in _CERTIFICATE_ALERTS:
+        if reason.partition("_ALERT_")[2] in _CERTIFICATE_ALERTS:
             return PeerRefused(
                 f"{whom} refused the client certificate: {reason}", code="tls-certificate-alert"
             )
@@ -469,10 +574,17 @@ class _Progress:
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = exc
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+    """The exception, and everything it was raised from or during, nearest first."""
+    seen: set[int] = set()
+    links: list[BaseException | None] = [exc]
+    while links:
+        link = links.pop(0)
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            links += (link.__cause__, link.__context__)
+            if isinstance(link, BaseExceptionGroup):
+                links += link.exceptions
 
 
 def _tls_cause(exc: BaseException) -> ssl.SSLError | None:

@@ -12,7 +12,8 @@ API_VERSION = "2017-11-08-preview"
 DEVICE_NOT_FOUND = 404001
 
 _SEGMENT_SAFE = "!$&'()*+,;:@"
-_CODE_IN_TEXT = re.compile(rf"(?<!\d){DEVICE_NOT_FOUND}(?!\d)")
+_CODE_IN_TEXT = re.compile(rf"(?<!\d){DEVICE_NOT_FOUND}(?!\d)|\bErrorCode:DeviceNotFound\b")
+"IoT Hub's own Message begins with the name of 404001, other texts carry the number."
 
 
 class HubError(Struct, frozen=True, kw_only=True):
@@ -50,7 +51,6 @@ def parse_error(body: bytes) -> HubError:
     stated = (error.error_code if error.error_code is not None else error.upper_code) or ""
     code = int(stated) if re.fullmatch(r"[0-9]{1,9}", str(stated)) else None
     if code is None and message and _CODE_IN_TEXT.search(message):
-        # IoT Hub writes `ErrorCode:DeviceNotFound;...` or a Message that carries the number.
         code = DEVICE_NOT_FOUND
     return HubError(
         code=code,

@@ -6,7 +6,6 @@ answer to an earlier operation), except ``expired`` under an untrusted clock: cl
 Key generation and parsing block: a caller with sockets to serve runs RSA generation in a thread.
 """
 
-import binascii
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
@@ -35,6 +34,14 @@ FUTURE_TOLERANCE_MS = 86_400_000
 "How far ahead of a trusted clock a fresh certificate may begin."
 
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"What ``cryptography`` says of a certificate it cannot read; the last four are no ValueErrors."
 _RSA_BITS = {"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
 
 
@@ -185,14 +192,15 @@ def der_chain_to_pem(chain: Sequence[bytes]) -> bytes:
         raise _rejected("chain-unparsable", f"expected 1 to {MAX_CHAIN_CERTIFICATES} certificates")
     try:
         return _pem([x509.load_der_x509_certificate(der) for der in chain])
-    except ValueError as exc:
+    except _UNREADABLE as exc:
         raise _rejected("chain-unparsable", "not a DER certificate") from exc
 
 
 def normalise_bundle(pems: Sequence[str]) -> BundleFacts:
     """One clean PEM text of a trust bundle. Each text holds at least one certificate.
 
-    Missing and foreign line ends are repaired; text around the certificates is dropped.
+    The cloud's order is kept, and of equal certificates the first; missing and foreign line ends are
+    repaired, and text around the certificates is dropped.
     Raises CertificateRejected (code ``bundle-unparsable``).
     """
     if not pems:
@@ -203,14 +211,15 @@ def normalise_bundle(pems: Sequence[str]) -> BundleFacts:
     for index, text in enumerate(pems):
         try:
             certificates += x509.load_pem_x509_certificates(text.encode())
-        except ValueError as exc:
+        except _UNREADABLE as exc:
             raise _rejected(
                 "bundle-unparsable", f"certificate {index} of the trust bundle is not PEM"
             ) from exc
     if len(certificates) > MAX_BUNDLE_CERTIFICATES:
         raise _rejected("bundle-unparsable", f"more than {MAX_BUNDLE_CERTIFICATES} certificates")
-    pem = _pem(certificates)
-    return BundleFacts(pem=pem, count=len(certificates), sha256=hashlib.sha256(pem).hexdigest())
+    distinct = list(dict.fromkeys(certificates))
+    pem = _pem(distinct)
+    return BundleFacts(pem=pem, count=len(distinct), sha256=hashlib.sha256(pem).hexdigest())
 
 
 # --- inside ------------------------------------------------------------------------------------------
@@ -236,7 +245,7 @@ def _load_chain(chain_pem: bytes) -> list[x509.Certificate]:
         raise _rejected("chain-unparsable", f"larger than {MAX_CHAIN_BYTES} bytes")
     try:
         certificates = x509.load_pem_x509_certificates(chain_pem)
-    except (ValueError, binascii.Error) as exc:
+    except _UNREADABLE as exc:
         raise _rejected("chain-unparsable", "not a PEM certificate chain") from exc
     if len(certificates) > MAX_CHAIN_CERTIFICATES:
         raise _rejected("chain-unparsable", f"more than {MAX_CHAIN_CERTIFICATES} certificates")
@@ -255,7 +264,7 @@ def _facts(certificate: x509.Certificate) -> CertificateFacts:
             sha256=hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest(),
             is_ca=_is_ca(certificate),
         )
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as exc:
+    except _UNREADABLE as exc:
         # Parts of a certificate are parsed only when looked at.
         raise _rejected("chain-unparsable", "a certificate of the chain is malformed") from exc
 

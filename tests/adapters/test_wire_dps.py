@@ -126,6 +126,14 @@ def test_golden_csr_refusal():
     assert dps.is_csr_refused(failed.error_code, failed.error_message)
 
 
+def test_an_error_in_the_other_spelling():
+    """The reference's mock (cloud.md §6)."""
+    failed = dps.parse_status(
+        OLD, REFUSED.replace(b"errorCode", b"code").replace(b"errorMessage", b"message")
+    )
+    assert dps.is_csr_refused(failed.error_code, failed.error_message)
+
+
 def test_golden_assigned_of_the_successor():
     answer = state(NEW, issuedCertificateChain=[DER], trustBundle={"certificates": [{"certificate": "x"}]})
     assert answer.chain_pem == CHAIN[0]

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 
+import httpcore
 import pytest
 import trio
 import trustme
@@ -57,7 +58,7 @@ def ask(respond, *, options=PLAIN, context=None, host="localhost", environ=None,
             request.setdefault("timeout_s", 5)
             try:
                 for _ in range(times):
-                    answers.append(  # noqa: PERF401
+                    answers.append(
                         await client.request("GET", f"https://{host}:{peer.port}/x?y=1", **request)
                     )
             finally:
@@ -158,9 +159,9 @@ def test_dates(years):
 
 def test_tls_1_1_is_not_spoken():
     context = server_context(SERVER)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         context.minimum_version = ssl.TLSVersion.TLSv1
     assert refusal(replies(http(200)), context=context)[0] in ("tls-failed", "unreachable")
 
@@ -172,6 +173,89 @@ def test_client_certificate_refused(version):
     assert refusal(replies(http(200)), options=STRANGE, context=context) == (
         "tls-certificate-alert", "retry", "PeerRefused",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_alert_while_we_are_still_sending(version):
+    """The peer refuses and resets; our sending fails before we have read why."""
+    context = server_context(SERVER, clients=CA)
+    context.maximum_version = context.minimum_version = version
+    assert refusal(replies(http(200)), options=STRANGE, context=context, body=b"x" * 8_000_000) == (
+        "tls-certificate-alert", "retry", "PeerRefused",
+    )  # fmt: skip
+
+
+def test_an_answer_while_we_are_still_sending():
+    async def main():
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+
+        async def early():
+            async with await listener.accept() as transport:
+                stream = trio.SSLStream(
+                    transport, server_context(SERVER), server_side=True, https_compatible=True
+                )
+                await stream.receive_some(1)
+                await stream.send_all(http(413))
+
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(early)
+            client = HttpsClient(PLAIN, environ={})
+            answer = await client.request(
+                "PUT", f"https://localhost:{port}/", body=b"x" * 8_000_000, timeout_s=5
+            )
+            assert answer.status == 413
+            await client.aclose()
+
+    trio.run(main)
+
+
+def test_last_words_are_heard_after_a_reset():
+    async def main():
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            near = wire.LastWords(await trio.open_tcp_stream(*listener.socket.getsockname()))
+            far = await listener.accept()
+            await near.send_all(b"never read")
+            await far.send_all(b"goodbye")
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await far.aclose()
+            for _ in range(3):
+                await near.send_all(b"dropped")
+            assert await near.receive_some() == b"goodbye"
+            assert await near.receive_some() == b""
+            await near.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await near.receive_some()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("reason", "refused"),
+    [
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", True),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", True),
+        ("TLSV1_ALERT_UNKNOWN_CA", True),
+        ("TLSV1_ALERT_ACCESS_DENIED", True),
+        ("TLS_ALERT_BAD_CERTIFICATE", True),
+        ("TLSV1_ALERT_INTERNAL_ERROR", False),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", False),
+        ("CERTIFICATE_UNKNOWN", False),
+    ],
+)
+def test_alerts_are_found_however_deep(reason, refused):
+    """Behind causes and contexts, also when the nearer cause says nothing."""
+    alert = ssl.SSLError(1, reason)
+    alert.reason = reason
+    near = OSError(32, "Broken pipe")
+    near.__context__ = alert
+    broken = httpcore.ReadError()
+    broken.__cause__ = near
+    near.__cause__ = broken  # a ring ends too
+    with pytest.raises(AdapterError) as caught, wire._Progress(host="h", proxied=False).errors():
+        raise broken
+    assert caught.value.code == ("tls-certificate-alert" if refused else "tls-failed")
 
 
 def test_client_certificate_missing():
@@ -292,6 +376,7 @@ def fetch(url, **options):
 def test_nobody_listens():
     error = fetch(f"https://127.0.0.1:{closed_port()}/")
     assert (error.code, type(error).__name__) == ("unreachable", "PeerUnreachable")
+    assert "refused" in error.message
 
 
 def test_a_name_no_resolver_can_take():

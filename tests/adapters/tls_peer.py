@@ -58,14 +58,22 @@ class Peer:
         if self.context is not None:
             stream = trio.SSLStream(transport, self.context, server_side=True, https_compatible=True)
         try:
-            if self.context is not None:
-                await stream.do_handshake()
+            if isinstance(stream, trio.SSLStream):
+                await self._handshake(stream)
             while await self._one(stream):
                 pass
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             pass
         finally:
             await trio.aclose_forcefully(transport)
+
+    async def _handshake(self, stream: trio.SSLStream) -> None:
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError:
+            # trio 0.35 drops the alert that OpenSSL wrote for the other side; every other server sends it.
+            await stream.transport_stream.send_all(stream._outgoing.read())
+            raise
 
     async def _one(self, stream: trio.abc.Stream) -> bool | None:
         parser = h11.Connection(h11.SERVER)

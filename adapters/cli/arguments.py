@@ -1,0 +1,241 @@
+"""What can be typed. Nothing else is imported here: a command's code is loaded when it is chosen."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+N = TypeVar("N", int, float)
+
+WAIT_S = 330.0
+"A little over the overall deadline of one attempt, attempt_timeout_seconds."
+
+_EXITS = "exit status: 0 done, 1 the answer is no, 2 usage or configuration, 3 service unreachable"
+
+
+class Command(NamedTuple):
+    """One row of the command line."""
+
+    words: str
+    summary: str
+    code: str
+    "module:function, called with the parsed arguments; its return value is the exit status."
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def _timeout(parser: argparse.ArgumentParser) -> None:
+    about = "wait at most this long for the end (default %(default)g)"
+    parser.add_argument("--timeout", type=_seconds, default=WAIT_S, metavar="SECONDS", help=about)
+
+
+def _wait(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    _timeout(parser)
+    parser.add_argument("--no-wait", action="store_true", help="return once the command was taken")
+
+
+def _wait_as_ever(parser: argparse.ArgumentParser) -> None:
+    _timeout(parser)
+    parser.set_defaults(json=True, no_wait=False)  # json keeps the progress quiet, as in the original
+
+
+def _watch(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    about = "begin at this record (default: ten back)"
+    parser.add_argument("--from", dest="start", type=_sequence, metavar="SEQ", help=about)
+
+
+def _files(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    about = "journal files, oldest first; - is stdin (default: what the service of this root keeps)"
+    parser.add_argument("files", nargs="*", metavar="FILE", help=about)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    about = "leave out the records before this one"
+    parser.add_argument("--from", dest="start", type=_sequence, metavar="SEQ", help=about)
+
+
+def _diagram(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    about = "which of the two (default %(default)s)"
+    parser.add_argument("--table", choices=("lifecycle", "attempt"), default="lifecycle", help=about)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    parser.add_argument("--once", action="store_true", help="stop after the first pass through the story")
+
+
+def _cloud(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=0, help="loopback port (default: any free one)")
+
+
+def _seconds(text: str) -> float:
+    return _number(float, text, 0.001, 86_400, "seconds")
+
+
+def _sequence(text: str) -> int:
+    return _number(int, text, 1, 2**63 - 1, "the sequence of a record")
+
+
+def _port(text: str) -> int:
+    return _number(int, text, 0, 65_535, "a port")
+
+
+def _number(kind: Callable[[str], N], text: str, least: N, most: N, what: str) -> N:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}: a number from {least:g} to {most:g}")
+    return value
+
+
+GROUPS: Mapping[str, str] = {"journal": "what the service remembers", "system": "the service as a whole"}
+
+IDENTITYD: Sequence[Command] = (
+    Command(
+        words="run",
+        summary="run the service in the foreground",
+        code="adapters.cli.run:main",
+        example="sudo identityd run",
+    ),
+    Command(
+        words="demo",
+        summary="a device, a cloud and a story, on this machine alone",
+        code="adapters.cli.demo:main",
+        example="identityd demo --once",
+        arguments=_demo,
+    ),
+    Command(
+        words="cloud",
+        summary="a stand-in for DPS and IoT Hub, for tests and demonstrations",
+        code="adapters.cli.cloud:main",
+        example="identityd cloud --root /tmp/device --port 8443",
+        arguments=_cloud,
+    ),
+    Command(
+        words="status",
+        summary="what is true now, on one screen",
+        code="adapters.cli.client:status",
+        example="identityd status --json",
+        arguments=_json,
+    ),
+    Command(
+        words="watch",
+        summary="what happens, a line each, until Ctrl-C",
+        code="adapters.cli.client:watch",
+        example="identityd watch --from 1",
+        arguments=_watch,
+    ),
+    Command(
+        words="explain",
+        summary="why it is so, and what happens next",
+        code="adapters.cli.client:explain",
+        example="identityd explain",
+        arguments=_json,
+    ),
+    Command(
+        words="renew",
+        summary="get a new certificate now",
+        code="adapters.cli.client:renew",
+        example="sudo identityd renew --timeout 60",
+        arguments=_wait,
+    ),
+    Command(
+        words="reprovision",
+        summary="register from the start",
+        code="adapters.cli.client:reprovision",
+        example="sudo identityd reprovision --no-wait",
+        arguments=_wait,
+    ),
+    Command(
+        words="replay",
+        summary="check that journals replay to the same decisions",
+        code="adapters.cli.journal:replay",
+        example="identityd replay journal-000000000001.jsonl journal.jsonl",
+        arguments=_files,
+    ),
+    Command(
+        words="journal show",
+        summary="read a journal, a line for each record",
+        code="adapters.cli.journal:show",
+        example="identityd journal show --from 100",
+        arguments=_show,
+    ),
+    Command(
+        words="diagram",
+        summary="the machine as Mermaid text",
+        code="adapters.cli.diagram:main",
+        example="identityd diagram --table attempt",
+        arguments=_diagram,
+    ),
+)
+
+_REPROVISION = Command(
+    words="system reprovision",
+    summary="register this device from the start",
+    code="adapters.cli.client:system_reprovision",
+    example="sudo aziotctl system reprovision",
+    arguments=_wait_as_ever,
+)
+
+AZIOTCTL: Sequence[Command] = (_REPROVISION,)
+IOTEDGE: Sequence[Command] = (_REPROVISION._replace(example="sudo iotedge system reprovision"),)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # 20 ms that only this option should cost
+
+        parser.exit(message=f"{parser.prog} {version('identityd')}\n")
+
+
+def parser_for(program: str, commands: Sequence[Command]) -> argparse.ArgumentParser:
+    """The whole command line of ``program``; parsed arguments name their code as ``code``."""
+    parser = _parser(
+        argparse.ArgumentParser,
+        prog=program,
+        description="Device identity from the cloud.",
+        epilog=f"example:\n  {commands[-1].example}\n\n{_EXITS}",
+    )
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
+    _root(parser, default=None)
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    for command in commands:
+        group, _, name = command.words.rpartition(" ")
+        if group not in groups:
+            outer = _parser(groups[""].add_parser, name=group, help=GROUPS[group])
+            groups[group] = outer.add_subparsers(metavar="COMMAND", required=True)
+        inner = _parser(
+            groups[group].add_parser,
+            name=name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"example:\n  {command.example}\n\n{_EXITS}",
+        )
+        command.arguments(inner)
+        # Suppressed, or it would forget what was said before the command's name.
+        _root(inner, default=argparse.SUPPRESS)
+        inner.set_defaults(code=command.code, command=command.words)
+    return parser
+
+
+def _parser(make: Callable[..., argparse.ArgumentParser], **options: str) -> argparse.ArgumentParser:
+    return make(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+
+def _root(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        default=default,
+        help="put DIR in front of /etc/aziot, /run/aziot and /var/lib/aziot (or set AZIOT_ROOT)",
+    )

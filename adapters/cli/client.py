@@ -1,0 +1,194 @@
+"""Commands that talk to a running service: status, explain, watch, renew, reprovision."""
+
+import sys
+import time
+from argparse import Namespace
+
+import msgspec
+from msgspec import Struct
+
+from adapters.cli.control_client import ControlClient, Line
+from adapters.cli.failure import DONE, NO, CommandFailed
+from adapters.cli.screen import Ink, clock_time, failure_text, headline, status_screen
+from adapters.errors import bounded
+from adapters.paths import client_paths
+from statemachine.status import LastError
+
+RECENT_RECORDS = 10
+"How far back a timeline begins when nobody says."
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a command went, what ``--json`` prints."""
+
+    outcome: str
+    "`done`, `failed`, `running` (not waited for, or not ended in time), `ignored`."
+    sequence: int
+    why: str
+    state: str = ""
+    phase: str = ""
+    error: LastError | None = None
+
+
+def status(args: Namespace) -> int:
+    """One screen, or the object itself."""
+    client = _client(args)
+    if args.json:
+        print(client.status_json().decode())
+        return DONE
+    for line in status_screen(client.status(), Ink()):
+        print(line)
+    return DONE
+
+
+def explain(args: Namespace) -> int:
+    """The status as a story: what is true, why, and what happens next."""
+    from statemachine.explain import story
+
+    told = story(_client(args).status())
+    if args.json:
+        print(msgspec.json.encode({"story": told}).decode())
+    else:
+        for line in told:
+            print(bounded(line, 1000))
+    return DONE
+
+
+def watch(args: Namespace) -> int:
+    """A line per record, as it happens, until Ctrl-C."""
+    client = _client(args)
+    now = client.status()
+    start = args.start if args.start is not None else max(1, now.sequence + 1 - RECENT_RECORDS)
+    try:
+        if args.json:
+            for line in client.follow(start):
+                if line.type == "record":
+                    print(line.raw.decode(), flush=True)
+        else:
+            ink = Ink()
+            for text in headline(now, ink, now_unix_ms=int(time.time() * 1000)):
+                print(text)
+            print(flush=True)
+            for line in client.follow(start):
+                if line.type == "record":
+                    print(record_line(line, ink), flush=True)
+    except KeyboardInterrupt:
+        pass
+    return DONE
+
+
+def renew(args: Namespace) -> int:
+    """A new certificate now."""
+    return _tell_ending(args, _carry_out(args, "renew"))
+
+
+def reprovision(args: Namespace) -> int:
+    """Registration from the start."""
+    return _tell_ending(args, _carry_out(args, "reprovision"))
+
+
+def system_reprovision(args: Namespace) -> int:
+    """The same, in the words of aziotctl and iotedge."""
+    ending = _carry_out(args, "reprovision")
+    if ending.outcome == "done":
+        print("Successfully reprovisioned with IoT Hub.")
+        return DONE
+    why = failure_text(ending.error) if ending.error is not None else ending.why
+    raise CommandFailed(f"Failed to reprovision: {bounded(why)}")
+
+
+def record_line(line: Line, ink: Ink) -> str:
+    """Time and what happened; records newer than this program are told by their tags."""
+    from statemachine.errors import JournalUnreadable
+    from statemachine.explain import tell
+    from statemachine.journal import Record, decode_line
+
+    try:
+        record = decode_line(line.raw)
+        told = tell(record) if isinstance(record, Record) else line.type
+    except JournalUnreadable:
+        told = f"{line.event.type if line.event else line.type} → {line.state}/{line.phase}"
+    stamp = ink("dim", f"{clock_time(line.now_unix_ms)} {line.sequence:>6}")
+    failed = line.event is not None and line.event.failure_class is not None
+    text = bounded(told, 1000)
+    return f"{stamp}  {ink('bad', text) if failed else ink.state(line.state, text)}"
+
+
+def _client(args: Namespace) -> ControlClient:
+    return ControlClient(client_paths(args.root).control_sock)
+
+
+def _carry_out(args: Namespace, name: str) -> Ending:
+    """Have the command taken and, unless told otherwise, follow it to its end."""
+    client = _client(args)
+    until = time.monotonic() + args.timeout
+    taken = client.command(name)
+    if taken.verdict == "ignored" or args.no_wait:
+        outcome = "ignored" if taken.verdict == "ignored" else "running"
+        return Ending(outcome=outcome, sequence=taken.sequence, why=taken.why)
+    course = Course(taken.sequence)
+    for line in client.follow(taken.sequence, until=until):
+        if line.type == "record" and course.moves(line) and not args.json:
+            print(f"{clock_time(line.now_unix_ms)}  {course.position}", flush=True)
+        if course.over:
+            break
+    now = client.status()
+    if not course.over:
+        outcome = "running"
+        why = f"not ended after {args.timeout:g} s ({course.position or 'no record seen'}); it goes on"
+    elif course.succeeded:
+        outcome, why = "done", taken.why
+    else:
+        outcome, why = "failed", now.reason
+    return Ending(
+        outcome=outcome,
+        sequence=taken.sequence,
+        why=why,
+        state=now.state,
+        phase=now.phase,
+        error=now.attempt.last_error if outcome == "failed" and now.attempt is not None else None,
+    )
+
+
+class Course:
+    """How the attempt behind one command goes, told by its records."""
+
+    def __init__(self, sequence: int) -> None:
+        self._sequence = sequence
+        self._running = False
+        self._committed = False
+        self.position = ""
+        self.over = False
+        self.succeeded = False
+
+    def moves(self, line: Line) -> bool:
+        """Take a record; True when the position of the machine is another than before."""
+        if line.phase == "Retiring" or (line.event and line.event.type == "credential-committed"):
+            self._committed = True
+        if line.phase != "Idle":
+            self._running = True
+        elif self._running:
+            self.over, self.succeeded = True, self._committed
+        elif line.sequence == self._sequence and not line.effects:
+            # Nothing was wished for, so nothing follows: there is no attempt to wait for.
+            self.over, self.succeeded = True, line.state == "Provisioned"
+        before, self.position = (
+            self.position,
+            line.state + ("" if line.phase == "Idle" else f", {line.phase}"),
+        )
+        return self.position != before
+
+
+def _tell_ending(args: Namespace, ending: Ending) -> int:
+    if args.json:
+        print(msgspec.json.encode(ending).decode())
+    elif ending.outcome == "failed" and ending.error is not None:
+        print(f"{bounded(failure_text(ending.error), 600)}", file=sys.stderr)
+        print(f"{args.command} failed: {bounded(ending.why)}", file=sys.stderr)
+    elif ending.outcome == "failed" or ending.outcome == "ignored":
+        print(f"{args.command} {ending.outcome}: {bounded(ending.why)}", file=sys.stderr)
+    else:
+        print(f"{args.command} {ending.outcome}: {bounded(ending.why)}")
+    if ending.outcome == "running":
+        return DONE if args.no_wait else NO
+    return DONE if ending.outcome == "done" else NO

@@ -1,0 +1,203 @@
+"""The store of issued credentials. Fills ``ports.CredentialStore`` and ``ports.CertificateReader``.
+
+The layout is in generations.py, what changes it in generation_changes.py, opening in
+generation_repair.py. Here those meet the ports: worker threads, answers, the spare space, reading.
+
+File work runs in a worker thread that is never abandoned, so a cancelled caller leaves no half-done
+step without an owner. One lock keeps steps apart; reading takes none.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from adapters.driven.generation_changes import GenerationChanges
+from adapters.driven.generation_repair import repair
+from adapters.driven.generations import (
+    BUNDLE,
+    CHAIN,
+    CSR,
+    KEY,
+    LIMITS,
+    NAME_MAX_BYTES,
+    Damaged,
+    Layout,
+    certificate_file_name,
+    read_file,
+    unavailable,
+)
+from adapters.driven.spare import SpareSpace
+from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable, bounded
+from statemachine.effects import CommitCredential, RetireCredential, StageKey
+from statemachine.events import (
+    CredentialCommitFailed,
+    CredentialCommitted,
+    CredentialRetired,
+    CredentialRetireFailed,
+    Inventory,
+    KeyStaged,
+    KeyStageFailed,
+)
+
+MAX_CERTIFICATE_FILE_BYTES = LIMITS[BUNDLE]
+FLIP_READS = 3
+"How often a read starts over when the pointer moves under it."
+
+T = TypeVar("T")
+
+
+class GenerationStore:
+    """Certificate, key, bundle and assignment together, as generations with one current.
+
+    ``open`` is called once before use; ``inventory`` does it when nobody has.
+    """
+
+    def __init__(self, state_dir: str, certd_home: str, keyd_home: str) -> None:
+        self.layout = Layout(state_dir, certd_home, keyd_home)
+        self.repairs: tuple[str, ...] = ()
+        "What opening had to work around, one sentence each, for the status."
+        self._changes = GenerationChanges(self.layout)
+        self._spare = SpareSpace(os.path.join(self.layout.root, "spare"))
+        self._lock = threading.Lock()
+        self._opened = False
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Tidy up after a crash and repair the pointer. Never raises: ``repairs`` says what was wrong."""
+        with self._lock:
+            self.repairs = repair(self._changes)
+            self._spare.make()
+            self._opened = True
+
+    def inventory(self) -> Inventory:
+        if not self._opened:
+            self.open()
+        pointer, newest = self.layout.pointer(), self.layout.newest()
+        if pointer.generation is None:
+            problem = None if pointer.problem is None else bounded(pointer.problem)
+            return Inventory(problem=problem, newest_generation=newest)
+        try:
+            return Inventory(current=self.layout.check(pointer.generation), newest_generation=newest)
+        except Damaged as exc:
+            return Inventory(problem=bounded(str(exc)), newest_generation=newest)
+
+    def current_generation(self) -> int | None:
+        """The number of what is current; None when nothing is."""
+        return self.layout.pointer().generation
+
+    def key_path(self, generation: int) -> str:
+        return self.layout.file(generation, KEY)
+
+    def csr_der(self, generation: int) -> bytes:
+        path = self.layout.file(generation, CSR)
+        try:
+            content = self.layout.read(generation, CSR)
+        except OSError as exc:
+            raise unavailable(exc, path) from exc
+        if content is None:
+            raise StoreUnavailable(f"{path} is missing", code="key-missing", failure_class="new_key")
+        return content
+
+    def read_certificate(self, certificate_id: str) -> bytes | None:
+        """Of any id filed below certd's home; the content is handed out as it is."""
+        try:
+            name = certificate_file_name(certificate_id)
+        except UnicodeEncodeError:
+            return None
+        if len(name) > NAME_MAX_BYTES:
+            return None
+        path = os.path.join(self.layout.certs, name)
+        try:
+            return read_file(path, MAX_CERTIFICATE_FILE_BYTES)
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:
+                raise unavailable(exc, path) from exc
+        return self._read_through_link(path)
+
+    def _read_through_link(self, path: str) -> bytes | None:
+        try:
+            target = os.readlink(path)
+            for name in (CHAIN, BUNDLE):
+                if target == self.layout.target(self.layout.certs, name):
+                    return self._read_current(name)
+        except OSError as exc:
+            raise unavailable(exc, path) from exc
+        raise StoreUnavailable(
+            f"{path} is a link to somewhere else; name such files in [preloaded_certs] of certd",
+            code="foreign-link",
+            failure_class="operator",
+        )
+
+    def _read_current(self, name: str) -> bytes | None:
+        """Of the current generation, also while it is being flipped and retired."""
+        seen = self.layout.pointer()
+        for _ in range(FLIP_READS):
+            if seen.generation is None:
+                break
+            content = self.layout.read(seen.generation, name)
+            before, seen = seen, self.layout.pointer()
+            if content is not None or seen == before:
+                return content
+        if seen.problem is not None:
+            raise StoreUnavailable(seen.problem, code="pointer-damaged", failure_class="operator")
+        return None
+
+    # --- answering effects ---------------------------------------------------------------------------
+
+    async def stage(self, effect_id: str, effect: StageKey) -> KeyStaged | KeyStageFailed:
+        try:
+            spki = await self._perform(lambda: self._changes.stage(effect))
+        except AdapterError as exc:
+            return KeyStageFailed(
+                answers=effect_id, failure_class=exc.failure_class, code=exc.code, message=exc.message
+            )
+        return KeyStaged(answers=effect_id, generation=effect.generation, spki_sha256=spki)
+
+    async def commit(
+        self, effect_id: str, effect: CommitCredential
+    ) -> CredentialCommitted | CredentialCommitFailed:
+        try:
+            await self._perform(lambda: self._changes.commit(effect))
+        except AdapterError as exc:
+            return CredentialCommitFailed(
+                answers=effect_id, failure_class=exc.failure_class, code=exc.code, message=exc.message
+            )
+        return CredentialCommitted(answers=effect_id, generation=effect.generation)
+
+    async def retire(
+        self, effect_id: str, effect: RetireCredential
+    ) -> CredentialRetired | CredentialRetireFailed:
+        try:
+            await self._perform(lambda: self._changes.retire(effect))
+        except AdapterError as exc:
+            return CredentialRetireFailed(
+                answers=effect_id, failure_class=exc.failure_class, code=exc.code, message=exc.message
+            )
+        return CredentialRetired(answers=effect_id)
+
+    async def _perform(self, work: Callable[[], T]) -> T:
+        """Raises AdapterError."""
+        return await trio.to_thread.run_sync(self._rescued, work, abandon_on_cancel=False)
+
+    def _rescued(self, work: Callable[[], T]) -> T:
+        """``work``, and once more on the spare space when the disk is full."""
+        with self._lock:
+            try:
+                try:
+                    return work()
+                except OSError as exc:
+                    if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._spare.give_up():
+                        raise
+                    return work()
+            except OSError as exc:
+                raise unavailable(exc, self.layout.root) from exc
+            except CertificateRejected as exc:
+                # Key or certificate is unreadable: asking for the same again will not help.
+                raise AdapterError(exc.message, code=exc.code, failure_class="new_key") from exc
+            finally:
+                self._spare.make()

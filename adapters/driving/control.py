@@ -1,0 +1,173 @@
+"""control.sock: what the machine is doing, and the commands people give it.
+
+================================  ======================================================================
+``GET /v1/status``                the Status object
+``GET /v1/events?from=SEQ``       journal records as JSON Lines: the stored ones, then each new one
+``GET /v1/machine``               the machine's tables as data and as Mermaid text
+``POST /v1/renew``                a new certificate now
+``POST /v1/reprovision``          registration from the start
+================================  ======================================================================
+
+**Who may.** Reading is for whoever can open the socket: root, the service's own user, and the socket's
+group, because the socket's mode is 0660. Commands are for root, the service's own uid and the uids in
+``principals``, told by SO_PEERCRED.
+
+**Events.** Without ``from`` the stream begins after the newest record. Records that are no longer kept are
+left out: the first line then has a higher sequence than asked for. ``{"type": "heartbeat", "sequence": N}``
+follows the stored records and, after that, 15 seconds of silence; the stream goes on at N + 1, which is
+also the ``from`` to come back with. A reader that cannot keep up is dropped, never waited for: its stream
+ends. A journal that cannot be read ends the stream with ``{"type": "error", "message": …}``.
+
+A command is answered as soon as its record is durable: 202 ``{"sequence", "verdict", "why"}``, 409 when the
+machine refuses it, 503 with Retry-After when the journal cannot take it now. Every error is JSON with a
+``message`` that names the cause and the fix.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+
+import msgspec
+import trio
+from msgspec import Struct, structs
+
+from adapters.errors import StoreUnavailable, bounded
+from adapters.ports import Lifecycle
+from adapters.wire.http_server import Handler, Request, Response, error_response
+from statemachine.events import AnyEvent, RenewRequested, ReprovisionRequested
+
+HEARTBEAT_S = 15.0
+MAX_SEQUENCE = 2**63 - 1
+RETRY_AFTER_S = 5
+"When the journal does not say when to come back."
+
+ROUTES: Mapping[str, str] = {
+    "/v1/status": "GET",
+    "/v1/events": "GET",
+    "/v1/machine": "GET",
+    "/v1/renew": "POST",
+    "/v1/reprovision": "POST",
+}
+
+
+class _Line(Struct, frozen=True):
+    """As much of a journal line as its way to a reader depends on."""
+
+    type: str
+    sequence: int = 0
+
+
+_json = msgspec.json.Encoder()
+_lines = msgspec.json.Decoder(_Line)
+
+
+def control_handler(
+    lifecycle: Lifecycle,
+    *,
+    own_uid: int,
+    principals: Collection[int] = (),
+    machine: Callable[[], bytes],
+) -> Handler:
+    """The handler of control.sock. ``machine`` makes the JSON of ``GET /v1/machine``."""
+    commanders = frozenset({0, own_uid, *principals})
+
+    async def handle(request: Request) -> Response:
+        allowed = ROUTES.get(request.path)
+        if allowed is None:
+            return error_response(404, f"no such path; there are {', '.join(ROUTES)}")
+        if request.method != allowed:
+            message = f"{request.path} takes {allowed}, not {bounded(request.method, 20)}"
+            return structs.replace(error_response(405, message), headers=(("allow", allowed),))
+        match request.path:
+            case "/v1/status":
+                return Response(200, _json.encode(lifecycle.status()))
+            case "/v1/machine":
+                return Response(200, machine())
+            case "/v1/events":
+                return _events(lifecycle, request)
+            case path:
+                return await _command(lifecycle, path, request.peer.uid, commanders)
+
+    return handle
+
+
+async def _command(lifecycle: Lifecycle, path: str, uid: int | None, commanders: frozenset[int]) -> Response:
+    if uid is None or uid not in commanders:
+        # Root is in the set without being worth naming: `sudo` is.
+        others = ", ".join(str(one) for one in sorted(commanders - {0}))
+        who = f"root (try sudo) or uid {others}" if others else "root (try sudo)"
+        return error_response(403, f"uid {uid} may read but not command this service; commands are for {who}")
+    event: AnyEvent = (
+        RenewRequested(uid=uid) if path == "/v1/renew" else ReprovisionRequested(uid=uid, privileged=True)
+    )
+    try:
+        taken = await lifecycle.command(event)
+    except StoreUnavailable as exc:
+        seconds = RETRY_AFTER_S if exc.retry_after_ms is None else max(1, -(-exc.retry_after_ms // 1000))
+        message = (
+            f"the journal cannot be written, so nothing was done: {exc.message}; "
+            f"free or repair its disk and repeat this in {seconds} s"
+        )
+        return structs.replace(error_response(503, message), headers=(("retry-after", str(seconds)),))
+    if taken.verdict == "refused":
+        refusal = {"message": taken.why, "sequence": taken.sequence, "verdict": taken.verdict}
+        return Response(409, _json.encode(refusal))
+    return Response(202, _json.encode(taken))
+
+
+def _events(lifecycle: Lifecycle, request: Request) -> Response:
+    asked = request.query("from")
+    if asked is None:
+        start = lifecycle.status().sequence + 1
+    elif asked.isascii() and asked.isdecimal() and len(asked) <= 19 and 1 <= int(asked) <= MAX_SEQUENCE:
+        start = int(asked)
+    else:
+        return error_response(
+            400, f"from={bounded(asked, 40)} is not a record's sequence; use a number from 1"
+        )
+    return Response(200, content_type="application/jsonl", stream=event_lines(lifecycle, start))
+
+
+async def event_lines(lifecycle: Lifecycle, start: int) -> AsyncIterator[bytes]:
+    """Lines from the record ``start`` on, in order, each exactly once, until the reader is dropped."""
+    last = start - 1
+    # Followed before the stored lines are read, so that nothing falls between; what comes twice is dropped.
+    with lifecycle.follow() as live:
+        stored = lifecycle.lines_from(start)
+        try:
+            async for line in stored:
+                if (sequence := _sequence_of(line)) > last:
+                    last = sequence
+                    yield _terminated(line)
+        except StoreUnavailable as exc:
+            yield _json.encode({"type": "error", "message": exc.message}) + b"\n"
+            return
+        finally:
+            # A reader that leaves early must not keep a file open until the garbage collector comes.
+            if isinstance(stored, AsyncGenerator):
+                await stored.aclose()
+        yield _heartbeat(last)
+        while True:
+            line = b""
+            with trio.move_on_after(HEARTBEAT_S):
+                try:
+                    line = await live.receive()
+                except trio.EndOfChannel:
+                    return
+            if not line:
+                yield _heartbeat(last)
+            elif (sequence := _sequence_of(line)) > last:
+                last = sequence
+                yield _terminated(line)
+
+
+def _sequence_of(line: bytes) -> int:
+    """0 for a line that is no record: heads of files are not history."""
+    head = _lines.decode(line)
+    return head.sequence if head.type == "record" else 0
+
+
+def _terminated(line: bytes) -> bytes:
+    return line if line.endswith(b"\n") else line + b"\n"
+
+
+def _heartbeat(last: int) -> bytes:
+    return _json.encode({"type": "heartbeat", "sequence": last}) + b"\n"

@@ -1,0 +1,109 @@
+"""Unix sockets that listen: bound here without a moment of the wrong mode, or handed over by systemd."""
+
+import contextlib
+import os
+import socket
+import stat
+
+import trio
+
+from adapters.errors import StoreUnavailable
+
+SOCKET_PATH_BYTES = 107
+"sun_path holds 108 bytes, the last one is its NUL (unix(7))."
+BACKLOG = 128
+
+
+def unix_listener(path: str, mode: int = 0o660) -> trio.SocketListener:
+    """Listen on ``path``; a stale socket there is replaced, and so is an empty directory.
+
+    The socket gets its mode under another name before it listens, and its own name last: at no time can
+    a process connect that the mode forbids. A missing parent directory is made with mode 0755.
+    Raises StoreUnavailable: class operator, codes ``socket-path-too-long``, ``socket-path-taken``; class
+    retry, code ``socket-unavailable``.
+    """
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES:
+        raise StoreUnavailable(
+            f"the socket path {path} has {length} bytes, a Unix socket path holds {SOCKET_PATH_BYTES}",
+            code="socket-path-too-long",
+            failure_class="operator",
+        )
+    # No longer than the path itself, which may be at the limit. One name, so a crash leaves one file.
+    temporary = path[:-1] + ("~" if path[-1:] != "~" else "#")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _make_parents(os.path.dirname(path) or ".")
+        _clear_place(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        bound.bind(temporary)
+        os.chmod(temporary, mode)
+        bound.listen(BACKLOG)
+        os.rename(temporary, path)
+    except OSError as exc:
+        bound.close()
+        raise StoreUnavailable(
+            f"cannot listen on {path}: {exc.strerror or exc}", code="socket-unavailable"
+        ) from exc
+    except StoreUnavailable:
+        bound.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+
+def listener_from_fd(fd: int) -> trio.SocketListener:
+    """The listener that somebody else bound, as systemd does. The descriptor is owned from here on.
+
+    Its path, mode and owner stay as they are. Raises StoreUnavailable (class operator, code
+    ``activation-invalid``) for anything but a Unix stream socket.
+    """
+    try:
+        given = socket.socket(fileno=fd)
+    except OSError as exc:
+        raise _activation_invalid(fd, exc.strerror or "unusable") from exc
+    if given.family != socket.AF_UNIX or given.type != socket.SOCK_STREAM:
+        given.close()
+        raise _activation_invalid(fd, "not a Unix stream socket")
+    try:
+        given.set_inheritable(False)
+        if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            given.listen(BACKLOG)
+    except OSError as exc:
+        given.close()
+        raise _activation_invalid(fd, exc.strerror or "unusable") from exc
+    return trio.SocketListener(trio.socket.from_stdlib_socket(given))
+
+
+def _activation_invalid(fd: int, why: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"descriptor {fd} cannot be served: {why}", code="activation-invalid", failure_class="operator"
+    )
+
+
+def _make_parents(directory: str) -> None:
+    missing = []
+    while not os.path.isdir(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory) or "."
+    for name in reversed(missing):
+        os.mkdir(name)
+        os.chmod(name, 0o755)  # whatever the umask says: clients must reach the socket
+
+
+def _clear_place(path: str) -> None:
+    """Make sure that a rename onto ``path`` takes nothing away but a socket."""
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISSOCK(kind):
+        return
+    if stat.S_ISDIR(kind):
+        # Container engines make a directory where the source of a bind mount is missing.
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+            return
+    raise StoreUnavailable(
+        f"{path} exists and is not a socket; move it away", code="socket-path-taken", failure_class="operator"
+    )

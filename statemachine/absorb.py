@@ -1,0 +1,207 @@
+"""Facts an event carries enter the snapshot here, before any row is looked at. Nothing is decided.
+
+The clock rule (which instants may be believed) is one of these facts: every stamp and every Date
+header passes through ``_clock``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import structs
+
+from statemachine import policy
+from statemachine.events import (
+    Answer,
+    ClockObserved,
+    ConfigurationChanged,
+    CredentialLost,
+    Event,
+    HoldRequested,
+    HubRefusedCredential,
+    Inventory,
+    RulesChanged,
+    Started,
+    StoredCredential,
+)
+from statemachine.snapshot import (
+    Assignment,
+    Budget,
+    Bundle,
+    ClockTrust,
+    Credential,
+    Snapshot,
+)
+from statemachine.work import Work
+
+
+def absorb(work: Work) -> None:
+    """Take in what the event says. Deadlines are armed again when the clock became trusted or was set."""
+    before = work.snapshot.clock
+    clock = _clock(work.snapshot, work.event, work.now)
+    work.change(clock=clock, last_unix_ms=work.now)
+    take = _TAKES.get(type(work.event))
+    if take is not None:
+        take(work)
+    if clock.trusted and not before.trusted and not isinstance(work.event, Started):
+        work.change(budget=Budget())
+        rearm_deadlines(work)
+    elif isinstance(work.event, ClockObserved) and work.event.jump_ms:
+        rearm_deadlines(work)
+
+
+def rearm_deadlines(work: Work) -> None:
+    """Every deadline again, so that what a set clock put into the past fires, and what it put off waits."""
+    credential = work.snapshot.credential
+    for armed in work.snapshot.armed:
+        if armed.delay_ms is None:
+            work.arm_at(armed.name, armed.at_unix_ms)
+    if credential is not None and credential.source == "issued" and work.snapshot.armed_as("expiry") is None:
+        work.arm_at("expiry", credential.not_after_unix_ms)
+
+
+def _clock(snapshot: Snapshot, event: Event, now: int) -> ClockTrust:
+    clock = snapshot.clock
+    if isinstance(event, Answer) and event.server_date_unix_ms is not None:
+        offset = event.server_date_unix_ms - now
+        near = abs(offset) <= policy.CLOCK_TOLERANCE_MS
+        return ClockTrust(
+            trusted=near,
+            reason="agrees with the cloud" if near else f"is {_span(offset)} the cloud's clock",
+            floor_unix_ms=max(clock.floor_unix_ms, event.server_date_unix_ms),
+            offset_ms=offset,
+        )
+    if isinstance(event, Started):
+        floor = max(clock.floor_unix_ms, event.build_unix_ms)
+        clock = structs.replace(clock, floor_unix_ms=floor)
+        if event.kernel_synchronised:
+            return _judged(clock, trusted=True, reason="the kernel says it is synchronised")
+        if now < floor:
+            return _judged(clock, trusted=False, reason="is earlier than an instant known to have passed")
+        if snapshot.last_unix_ms and abs(now - snapshot.last_unix_ms) > policy.JUMP_MS:
+            return _judged(clock, trusted=False, reason="moved by more than a day while the service was down")
+        return _judged(clock, trusted=True, reason="plausible: nothing contradicts it")
+    if isinstance(event, ClockObserved):
+        if event.kernel_synchronised:
+            return _judged(clock, trusted=True, reason="the kernel says it is synchronised")
+        if now < clock.floor_unix_ms:
+            return _judged(clock, trusted=False, reason="is earlier than an instant known to have passed")
+        if abs(event.jump_ms) > policy.JUMP_MS:
+            return _judged(clock, trusted=False, reason="jumped by more than a day")
+    return clock
+
+
+def _judged(clock: ClockTrust, *, trusted: bool, reason: str) -> ClockTrust:
+    return structs.replace(clock, trusted=trusted, reason=reason)
+
+
+def _span(offset_ms: int) -> str:
+    return f"{abs(offset_ms) // 1000} s {'behind' if offset_ms > 0 else 'ahead of'}"
+
+
+def _started(work: Work) -> None:
+    event: Started = work.event
+    work.change(
+        policy=event.policy,
+        fingerprint=event.fingerprint,
+        software_version=event.software_version,
+        rules_revision=event.rules_revision,
+        foreign_machine=work.snapshot.foreign_machine or event.foreign_machine,
+        degraded=event.degraded,
+        onboarding_not_after_unix_ms=event.onboarding_not_after_unix_ms,
+        newest_generation=max(work.snapshot.newest_generation, event.inventory.newest_generation),
+        stopping=False,
+    )
+    _stores(work, event.inventory)
+
+
+def _stores(work: Work, inventory: Inventory) -> None:
+    """The stores win over the journal: what they hold is what the device can prove."""
+    snapshot = work.snapshot
+    candidate, credential, current = snapshot.candidate, snapshot.credential, inventory.current
+    if current is None:
+        # A commit that was under way is repeated and makes its generation current; nothing else is left.
+        work.change(credential=None, assignment=None, bundle=None)
+        if inventory.problem is not None:
+            work.change(degraded=(*snapshot.degraded, inventory.problem))
+        return
+    if candidate is not None and current.generation == candidate.generation:
+        # The crash came between the flip and its answer; the repeated commit will say so.
+        return
+    if credential is not None and (current.generation, current.sha256) == (
+        credential.generation,
+        credential.sha256,
+    ):
+        return
+    adopt(work, current)
+
+
+def adopt(work: Work, current: StoredCredential) -> None:
+    """Believe what the stores hold as current."""
+    work.change(
+        assignment=Assignment(
+            hub=current.hub,
+            device_id=current.device_id,
+            fingerprint=current.fingerprint,
+            since_unix_ms=work.now,
+            substatus=current.substatus,
+            certificate_type=current.certificate_type,
+        ),
+        credential=Credential(
+            generation=current.generation,
+            source=current.source,
+            sha256=current.sha256,
+            serial=current.serial,
+            spki_sha256=current.spki_sha256,
+            not_before_unix_ms=current.not_before_unix_ms,
+            not_after_unix_ms=current.not_after_unix_ms,
+            proven=True,
+            committed_unix_ms=work.now,
+            draw_ppm=work.event.draw_ppm,
+        ),
+        bundle=None
+        if current.bundle_id is None
+        else Bundle(
+            id=current.bundle_id, certificates=current.bundle_certificates, sha256=current.bundle_sha256
+        ),
+    )
+
+
+def _configured(work: Work) -> None:
+    event: ConfigurationChanged = work.event
+    if event.fingerprint != work.snapshot.fingerprint:
+        work.change(budget=Budget(), failures=0)
+    work.change(policy=event.policy, fingerprint=event.fingerprint)
+
+
+def _held(work: Work) -> None:
+    work.change(hold=work.event.hold)
+
+
+def _refused(work: Work) -> None:
+    event: HubRefusedCredential = work.event
+    credential, refusals = work.snapshot.credential, work.snapshot.refusals
+    if credential is None or event.generation != credential.generation or not work.snapshot.clock.trusted:
+        return
+    first = refusals.first_unix_ms if refusals.count else work.now
+    work.change(refusals=structs.replace(refusals, count=refusals.count + 1, first_unix_ms=first))
+
+
+def _lost(work: Work) -> None:
+    event: CredentialLost = work.event
+    credential = work.snapshot.credential
+    if credential is not None and credential.generation == event.generation:
+        work.change(credential=None, assignment=None, bundle=None)
+
+
+def _rules(work: Work) -> None:
+    work.change(rules_revision=work.event.after)
+
+
+_TAKES: dict[type[Any], Callable[[Work], None]] = {
+    Started: _started,
+    ConfigurationChanged: _configured,
+    HoldRequested: _held,
+    HubRefusedCredential: _refused,
+    CredentialLost: _lost,
+    RulesChanged: _rules,
+}

@@ -1,0 +1,313 @@
+"""Named pure work that rows do for the lifecycle. What one attempt does is in attempt_actions.py."""
+
+from msgspec import structs
+
+from statemachine import policy
+from statemachine.effects import ProveCredential, RetireCredential, StopService
+from statemachine.events import Failure
+from statemachine.guards import (
+    credential_expired,
+    holds_issued,
+    may_begin_by_command,
+    within_budget,
+)
+from statemachine.snapshot import Budget, Problem, Refusals
+from statemachine.work import AttemptAbandoned, AttemptBegun, Work
+
+COLLECT_AGAIN_MS = 60_000
+
+# --- beginning and giving up attempts ----------------------------------------------------------------
+
+
+def begin(work: Work) -> None:
+    """Start an attempt; the attempt table takes it from here."""
+    _begin(work, by_operator=False)
+
+
+def begin_by_command(work: Work) -> None:
+    """A person's word: it confirms a copied image, and starts counting afresh."""
+    work.change(foreign_machine=False, budget=Budget(), failures=0)
+    _begin(work, by_operator=True)
+
+
+def begin_by_refusal(work: Work) -> None:
+    """The interval to the next refusal-driven registration is 6 hours, then doubles."""
+    refusals = work.snapshot.refusals
+    interval = policy.REFUSAL_INTERVAL_MS if refusals.driven_unix_ms == 0 else refusals.interval_ms * 2
+    work.change(
+        refusals=Refusals(driven_unix_ms=work.now, interval_ms=min(interval, policy.REFUSAL_INTERVAL_CAP_MS))
+    )
+    begin_or_wait(work)
+
+
+def begin_or_wait(work: Work) -> None:
+    """Start an attempt, or arm the instant at which one may start."""
+    if may_begin_by_command(work) and not work.snapshot.foreign_machine:
+        if within_budget(work):
+            _begin(work, by_operator=False)
+        else:
+            wait_for_budget(work)
+
+
+def begin_without_credential(work: Work) -> None:
+    forget_life(work)
+    begin_or_wait(work)
+
+
+def forget_life(work: Work) -> None:
+    """Deadlines of a credential that is gone."""
+    work.disarm("window", "expiry", "reissue", "prove")
+
+
+def go_on_without_credential(work: Work) -> None:
+    forget_life(work)
+    resume_rest(work)
+
+
+def begin_anew(work: Work) -> None:
+    """Whatever is running belongs to the past."""
+    work.signal(AttemptAbandoned)
+    begin_or_wait(work)
+
+
+def _begin(work: Work, *, by_operator: bool) -> None:
+    work.disarm("attempt", "reissue")
+    work.ordered = by_operator
+    work.signal(AttemptBegun)
+
+
+def join(work: Work) -> None:
+    """The running attempt is the one that was asked for; from now on it counts as ordered by a person."""
+    attempt = work.snapshot.attempt
+    if attempt is not None:
+        work.change(attempt=structs.replace(attempt, by_operator=True), foreign_machine=False)
+
+
+def abandon(work: Work) -> None:
+    work.signal(AttemptAbandoned)
+    work.disarm("window", "attempt", "expiry", "reissue", "prove")
+
+
+def wait_for_budget(work: Work) -> None:
+    """Until the budget's window has passed, or the last tenth of the certificate's life begins."""
+    snapshot = work.snapshot
+    at = snapshot.budget.since_unix_ms + snapshot.policy.budget_window_ms
+    credential = snapshot.credential
+    if credential is not None and credential.source == "issued":
+        last = policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+        if last > work.now:
+            at = min(at, last)
+    work.arm_at("attempt", max(at, work.now))
+
+
+# --- the life of the credential in use ---------------------------------------------------------------
+
+
+def arm_life(work: Work) -> None:
+    """Arm what the credential in use brings with itself: its window and end, or the next ask for issuance."""
+    snapshot = work.snapshot
+    credential, settings = snapshot.credential, snapshot.policy
+    work.disarm("attempt")
+    if credential is None:
+        return
+    if credential.source == "configured":
+        work.disarm("window", "expiry")
+        work.arm_after("reissue", settings.reissue_interval_ms)
+        return
+    work.disarm("reissue")
+    opens = policy.window_opens(
+        credential.not_before_unix_ms,
+        credential.not_after_unix_ms,
+        earliest_percent=settings.renewal_earliest_percent,
+    )
+    work.arm_at("expiry", credential.not_after_unix_ms)
+    if work.now < opens:
+        work.arm_at("window", opens)
+    else:
+        work.disarm("window")
+
+
+def arm_renewal(work: Work) -> None:
+    """Inside the window: the attempt begins at the certificate's own drawn instant."""
+    credential, settings = work.snapshot.credential, work.snapshot.policy
+    if credential is None:
+        return
+    work.disarm("window")
+    due = policy.renew_at(
+        credential.not_before_unix_ms,
+        credential.not_after_unix_ms,
+        earliest_percent=settings.renewal_earliest_percent,
+        latest_percent=settings.renewal_latest_percent,
+        draw_ppm=credential.draw_ppm,
+        windows=settings.maintenance_windows,
+    )
+    if due > work.now:
+        work.arm_at("attempt", due)
+    else:
+        _arm_overdue(work)
+
+
+def enter_life(work: Work) -> None:
+    """Serve the credential in use from here on: its deadlines, and its renewal when the window is open."""
+    arm_life(work)
+    if holds_issued(work) and work.snapshot.armed_as("window") is None:
+        arm_renewal(work)
+
+
+def _arm_overdue(work: Work) -> None:
+    """Spread over what slack is left; at once when nothing is left to lose."""
+    credential = work.snapshot.credential
+    slack = 0 if credential is None or credential_expired(work) else credential.not_after_unix_ms - work.now
+    work.arm_after("attempt", policy.start_spread_ms(draw_ppm=work.event.draw_ppm, slack_ms=slack))
+
+
+def resume_rest(work: Work) -> None:
+    """After a start: everything armed again. What is overdue is spread; a delay keeps what is left of it."""
+    for armed in work.snapshot.armed:
+        if armed.delay_ms is not None:
+            left = min(armed.delay_ms, max(armed.at_unix_ms - work.now, 0))
+            work.arm_after(armed.name, left)
+        elif armed.name == "attempt" and armed.at_unix_ms <= work.now:
+            _arm_overdue(work)
+        else:
+            work.arm_at(armed.name, armed.at_unix_ms)
+
+
+def retry_later(work: Work) -> None:
+    """The attempt failed: arm the next one by backoff."""
+    snapshot = work.snapshot
+    ended = snapshot.ended
+    problem = (ended.error if ended is not None else None) or Problem(
+        failure_class="retry", code="unknown", message=""
+    )
+    credential, settings = snapshot.credential, snapshot.policy
+    remaining = None
+    if credential is not None and credential.source == "issued":
+        remaining = max(credential.not_after_unix_ms - work.now, 0) or None
+    delay = policy.backoff_ms(
+        failures=snapshot.failures,
+        failure_class=problem.failure_class,
+        draw_ppm=work.event.draw_ppm,
+        base_ms=settings.backoff_base_ms,
+        cap_ms=settings.backoff_cap_ms,
+        retry_after_ms=problem.retry_after_ms,
+        remaining_life_ms=remaining,
+    )
+    work.arm_after("attempt", delay)
+    prove_later(work)
+
+
+def rest_after_failure(work: Work) -> None:
+    """The credential in use has time: what it brought armed goes on, issuance is asked for again in time."""
+    if not holds_issued(work):
+        work.arm_after("reissue", work.snapshot.policy.reissue_interval_ms)
+    prove_later(work)
+
+
+def succeed(work: Work) -> None:
+    """The attempt's result is current: serve it, and start counting afresh."""
+    work.change(failures=0, budget=Budget(), refusals=_calmed(work))
+    enter_life(work)
+    prove_later(work)
+
+
+def succeed_reprovisioning(work: Work) -> None:
+    work.change(reprovisioned_unix_ms=work.now)
+    succeed(work)
+
+
+def _calmed(work: Work) -> Refusals:
+    """The count starts again, but the interval between refusal-driven registrations stays."""
+    refusals = work.snapshot.refusals
+    return structs.replace(refusals, count=0, first_unix_ms=0)
+
+
+# --- proving and tidying up in the background --------------------------------------------------------
+
+
+def prove_later(work: Work) -> None:
+    """A credential that was committed unproven is proven at the next contact."""
+    credential, settings = work.snapshot.credential, work.snapshot.policy
+    if credential is not None and not credential.proven and work.snapshot.armed_as("prove") is None:
+        work.arm_after(
+            "prove",
+            policy.repeat_delay_ms(
+                8,
+                base_ms=settings.backoff_base_ms,
+                cap_ms=settings.backoff_cap_ms,
+                draw_ppm=work.event.draw_ppm,
+                retry_after_ms=None,
+            ),
+        )
+
+
+def prove_current(work: Work) -> None:
+    snapshot = work.snapshot
+    credential, assignment = snapshot.credential, snapshot.assignment
+    if credential is None or assignment is None:
+        return
+    work.ask(
+        ProveCredential(
+            generation=credential.generation,
+            hub=assignment.hub,
+            device_id=assignment.device_id,
+            issued=credential.source == "issued",
+            clock_offset_ms=snapshot.clock.offset_ms,
+        )
+    )
+
+
+def mark_proven(work: Work) -> None:
+    credential = work.snapshot.credential
+    if credential is not None:
+        work.change(credential=structs.replace(credential, proven=True))
+    tidy(work)
+
+
+def tidy(work: Work) -> None:
+    """Remove generations nothing refers to, and arm the instant at which the next one may go."""
+    snapshot = work.snapshot
+    credential = snapshot.credential
+    proven = credential is not None and credential.proven
+    kept = tuple(one for one in snapshot.superseded if not proven or one.keep_until_unix_ms > work.now)
+    work.change(superseded=kept)
+    keep = {one.generation for one in kept}
+    if credential is not None:
+        keep.add(credential.generation)
+    if snapshot.staged is not None:
+        keep.add(snapshot.staged.generation)
+    if snapshot.candidate is not None:
+        keep.add(snapshot.candidate.generation)
+    work.ask(RetireCredential(keep=tuple(sorted(keep))))
+    if proven and kept:
+        work.arm_at("collect", min(one.keep_until_unix_ms for one in kept))
+
+
+def problem_of(event: Failure) -> Problem:
+    return Problem(
+        failure_class=event.failure_class,
+        code=event.code,
+        message=event.message,
+        tracking_id=event.tracking_id,
+        retry_after_ms=event.retry_after_ms,
+    )
+
+
+def collect_later(work: Work) -> None:
+    """The running attempt tidies up itself when it commits."""
+    work.arm_after("collect", COLLECT_AGAIN_MS)
+
+
+# --- the rest ----------------------------------------------------------------------------------------
+
+
+def stop(work: Work) -> None:
+    """Nothing is undone: what is under way is in the snapshot and goes on at the next start."""
+    work.change(stopping=True)
+    work.tell(StopService())
+
+
+def release(work: Work) -> None:
+    """After a hold: what waited may begin now."""
+    if not work.snapshot.hold and work.snapshot.armed_as("attempt") is None:
+        work.arm_after("attempt", 0)

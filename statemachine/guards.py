@@ -1,0 +1,279 @@
+"""Named questions that rows ask. Each reads the snapshot, the event and the stamp, and changes nothing."""
+
+from statemachine import policy
+from statemachine.events import CredentialProofFailed, Failure, RegistrationAssigned, ReprovisionRequested
+from statemachine.judge import chain_problem
+from statemachine.states import Phase, State
+from statemachine.work import Work
+
+# --- may an attempt begin? ---------------------------------------------------------------------------
+
+
+def source_is_none(work: Work) -> bool:
+    """Nothing is to be provisioned by DPS."""
+    return not work.snapshot.policy.dps
+
+
+def on_hold(work: Work) -> bool:
+    return work.snapshot.hold
+
+
+def may_begin(work: Work) -> bool:
+    """DPS is configured, no hold, this is our machine, and the budget allows a registration."""
+    return may_begin_by_command(work) and not work.snapshot.foreign_machine and within_budget(work)
+
+
+def may_begin_by_command(work: Work) -> bool:
+    """A person's word confirms a copied image and does not count against the budget."""
+    return work.snapshot.policy.dps and not work.snapshot.hold
+
+
+def within_budget(work: Work) -> bool:
+    """In the last tenth of a certificate's life only the backoff bounds attempts: no budget may end one."""
+    snapshot = work.snapshot
+    budget, settings = snapshot.budget, snapshot.policy
+    if budget.spent < settings.budget_registrations:
+        return True
+    if work.now - budget.since_unix_ms >= settings.budget_window_ms:
+        return True
+    credential = snapshot.credential
+    return (
+        credential is not None
+        and credential.source == "issued"
+        and policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms) <= work.now
+        and not credential_expired(work)
+    )
+
+
+# --- what holds of the credential in use? ------------------------------------------------------------
+
+
+def has_credential(work: Work) -> bool:
+    return work.snapshot.credential is not None
+
+
+def lost_credential(work: Work) -> bool:
+    return work.snapshot.credential is None
+
+
+def holds_issued(work: Work) -> bool:
+    credential = work.snapshot.credential
+    return credential is not None and credential.source == "issued"
+
+
+def clock_trusted(work: Work) -> bool:
+    return work.snapshot.clock.trusted
+
+
+def credential_expired(work: Work) -> bool:
+    """Only a trusted clock can say so."""
+    credential = work.snapshot.credential
+    return (
+        credential is not None
+        and credential.source == "issued"
+        and work.snapshot.clock.trusted
+        and work.now >= credential.not_after_unix_ms
+    )
+
+
+def window_open(work: Work) -> bool:
+    """The certificate in use is inside its renewal window (or past it)."""
+    credential, settings = work.snapshot.credential, work.snapshot.policy
+    return (
+        credential is not None
+        and credential.source == "issued"
+        and work.now
+        >= policy.window_opens(
+            credential.not_before_unix_ms,
+            credential.not_after_unix_ms,
+            earliest_percent=settings.renewal_earliest_percent,
+        )
+    )
+
+
+def assignment_outdated(work: Work) -> bool:
+    """The stored assignment was made for another configuration, or the bundle is filed under another id."""
+    snapshot = work.snapshot
+    if snapshot.credential is None or snapshot.assignment is None:
+        return False
+    if snapshot.assignment.fingerprint != snapshot.fingerprint:
+        return True
+    return snapshot.bundle is not None and snapshot.bundle.id != snapshot.policy.trust_bundle_id
+
+
+def refusals_confirmed(work: Work) -> bool:
+    """At least three refusals over at least 15 minutes, and not more often than the interval allows."""
+    refusals = work.snapshot.refusals
+    return (
+        refusals.count >= policy.REFUSALS_NEEDED
+        and work.now - refusals.first_unix_ms >= policy.REFUSALS_SPREAD_MS
+        and (refusals.driven_unix_ms == 0 or work.now - refusals.driven_unix_ms >= refusals.interval_ms)
+    )
+
+
+def repeats_recent(work: Work) -> bool:
+    """An unprivileged caller asks again within a minute of a reprovisioning that succeeded."""
+    event: ReprovisionRequested = work.event
+    recent = work.now - work.snapshot.reprovisioned_unix_ms
+    return not event.privileged and 0 <= recent < policy.REPEAT_MS
+
+
+# --- the running attempt -----------------------------------------------------------------------------
+
+
+def attempt_running(work: Work) -> bool:
+    return work.phase is not Phase.IDLE
+
+
+def resting(work: Work) -> bool:
+    return work.phase is Phase.IDLE
+
+
+def waits_for_attempt(work: Work) -> bool:
+    """The next attempt is armed."""
+    return work.snapshot.armed_as("attempt") is not None
+
+
+def attempt_outdated(work: Work) -> bool:
+    """The running attempt was begun under another configuration."""
+    attempt = work.snapshot.attempt
+    return attempt is not None and attempt.fingerprint != work.snapshot.fingerprint
+
+
+def outdated_and_may_begin(work: Work) -> bool:
+    return attempt_outdated(work) and may_begin(work)
+
+
+def operation_too_old(work: Work) -> bool:
+    """The attempt fits the configuration, but its operation is older than 10 minutes, or from the future."""
+    attempt = work.snapshot.attempt
+    return (
+        attempt is not None
+        and work.snapshot.policy.dps
+        and not attempt_outdated(work)
+        and not (work.state is State.RENEWING and lost_credential(work))
+        and not 0 <= work.now - attempt.operation_unix_ms < policy.OPERATION_LIFE_MS
+    )
+
+
+def staged_key_fits(work: Work) -> bool:
+    """A key from a failed attempt waits, of the algorithm and name that are asked for now."""
+    staged, settings = work.snapshot.staged, work.snapshot.policy
+    return (
+        staged is not None
+        and staged.algorithm == settings.key_algorithm
+        and staged.common_name == settings.registration_id
+    )
+
+
+def csr_refused(work: Work) -> bool:
+    """DPS says that the enrolment issues no certificates, and a certificate-less answer is welcome here."""
+    event: Failure = work.event
+    return event.code == "csr-not-configured" and certless_welcome(work) and _sent_csr(work)
+
+
+def _sent_csr(work: Work) -> bool:
+    attempt = work.snapshot.attempt
+    return attempt is not None and attempt.with_csr
+
+
+def certless_welcome(work: Work) -> bool:
+    """Not while renewing: that would switch the hub's authentication behind everybody's back."""
+    return work.state is not State.RENEWING
+
+
+def chain_acceptable(work: Work) -> bool:
+    event: RegistrationAssigned = work.event
+    return event.chain is not None and chain_problem(work.snapshot, event, work.now) is None
+
+
+def certless_accepted(work: Work) -> bool:
+    event: RegistrationAssigned = work.event
+    return event.chain is None and certless_welcome(work)
+
+
+def must_reregister(work: Work) -> bool:
+    """DPS forgot the operation; a few times per attempt it is submitted again."""
+    event: Failure = work.event
+    attempt = work.snapshot.attempt
+    return (
+        event.failure_class == "reregister"
+        and attempt is not None
+        and attempt.submits < policy.SUBMITS_PER_ATTEMPT
+        and within_budget(work)
+    )
+
+
+def worth_repeating(work: Work) -> bool:
+    """Asking the same again may help."""
+    event: Failure = work.event
+    return event.failure_class in ("retry", "wait")
+
+
+def about_candidate(work: Work) -> bool:
+    """The answer is about the credential of the running attempt, not about the one in use."""
+    candidate = work.snapshot.candidate
+    return candidate is not None and work.event.generation == candidate.generation
+
+
+def hub_may_be_late(work: Work) -> bool:
+    """A refusal soon after a new assignment is no verdict."""
+    event: CredentialProofFailed = work.event
+    candidate = work.snapshot.candidate
+    return (
+        about_candidate(work)
+        and event.refused
+        and candidate is not None
+        and candidate.new_assignment
+        and 0 <= work.now - candidate.assigned_unix_ms < policy.HUB_LATE_MS
+    )
+
+
+def candidate_refused(work: Work) -> bool:
+    event: CredentialProofFailed = work.event
+    return about_candidate(work) and event.refused
+
+
+def proof_can_wait(work: Work) -> bool:
+    """The hub cannot be reached, and the credential in use is good for a while."""
+    if not about_candidate(work):
+        return False
+    credential = work.snapshot.credential
+    if credential is None:
+        return False
+    if credential.source == "configured":
+        return True
+    return work.now < policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+
+
+def candidate_proven(work: Work) -> bool:
+    candidate = work.snapshot.candidate
+    return candidate is not None and candidate.proven
+
+
+def about_current(work: Work) -> bool:
+    """The answer is about the credential in use."""
+    credential = work.snapshot.credential
+    return credential is not None and work.event.generation == credential.generation
+
+
+def current_refused_for_good(work: Work) -> bool:
+    """A credential committed unproven is refused, and its assignment is not new any more."""
+    event: CredentialProofFailed = work.event
+    credential = work.snapshot.credential
+    return (
+        about_current(work)
+        and event.refused
+        and credential is not None
+        and not credential.proven
+        and not 0 <= work.now - credential.committed_unix_ms < policy.HUB_LATE_MS
+    )
+
+
+def current_unproven(work: Work) -> bool:
+    credential = work.snapshot.credential
+    return credential is not None and not credential.proven
+
+
+def rests_unproven(work: Work) -> bool:
+    return resting(work) and current_unproven(work)

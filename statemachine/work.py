@@ -1,0 +1,108 @@
+"""One step under way: the throw-away model that both tables move, and the hands actions have.
+
+Actions change the snapshot only through ``change``, wish only through ``ask``, ``tell`` and the arm
+methods. That keeps three things true by construction: every armed name is in the snapshot, every
+unanswered effect is in the snapshot, and effect ids are positions in the record.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import structs
+
+from statemachine.effects import AnyEffect, ArmDeadline, ArmDelay, Asking, Disarm
+from statemachine.events import Event
+from statemachine.snapshot import Armed, Outstanding, Snapshot
+from statemachine.states import Phase, State, Timer
+
+
+class Signal:
+    """What one table tells the other within a step. Never journalled: it follows from the event."""
+
+    tag = ""
+
+
+class AttemptBegun(Signal):
+    """Lifecycle to attempt: start over."""
+
+    tag = "attempt-begun"
+
+
+class AttemptAbandoned(Signal):
+    """Lifecycle to attempt: forget it."""
+
+    tag = "attempt-abandoned"
+
+
+class AttemptSucceeded(Signal):
+    """Attempt to lifecycle: what DPS assigned is current."""
+
+    tag = "attempt-succeeded"
+
+
+class AttemptFailed(Signal):
+    """Attempt to lifecycle: ``snapshot.ended`` says why."""
+
+    tag = "attempt-failed"
+
+
+SIGNALS: tuple[type[Signal], ...] = (AttemptBegun, AttemptAbandoned, AttemptSucceeded, AttemptFailed)
+
+
+class Work:
+    """State, phase and snapshot while one event runs to completion."""
+
+    __slots__ = ("effects", "event", "now", "ordered", "phase", "signals", "snapshot", "state")
+
+    def __init__(self, snapshot: Snapshot, event: Event, now: int) -> None:
+        self.snapshot = snapshot
+        self.event: Any = event
+        "The event; rows are typed by it, so their guards and actions know its class."
+        self.now = now
+        self.state: State = snapshot.state
+        self.phase: Phase = snapshot.phase
+        self.effects: list[AnyEffect] = []
+        self.signals: list[type[Signal]] = []
+        self.ordered = False
+        "A person ordered the attempt that is about to begin."
+
+    def change(self, **fields: object) -> None:
+        self.snapshot = structs.replace(self.snapshot, **fields)
+
+    def tell(self, effect: AnyEffect) -> None:
+        """Wish for something that has no answer."""
+        self.effects.append(effect)
+
+    def ask(self, effect: AnyEffect) -> None:
+        """Wish for something that will be answered."""
+        assert isinstance(effect, Asking)
+        snapshot = self.snapshot
+        effect_id = f"{snapshot.epoch}.{snapshot.sequence}.{len(self.effects)}"
+        self.effects.append(effect)
+        self.change(outstanding=(*snapshot.outstanding, Outstanding(id=effect_id, effect=effect)))
+
+    def forget_asked(self, kinds: Sequence[type[Asking]]) -> None:
+        """Their answers, should they come, change nothing."""
+        kept = tuple(one for one in self.snapshot.outstanding if not isinstance(one.effect, tuple(kinds)))
+        if len(kept) != len(self.snapshot.outstanding):
+            self.change(outstanding=kept)
+
+    def arm_at(self, name: Timer, at_unix_ms: int) -> None:
+        self.effects.append(ArmDeadline(name=name, at_unix_ms=at_unix_ms))
+        self._remember(Armed(name=name, at_unix_ms=at_unix_ms))
+
+    def arm_after(self, name: Timer, delay_ms: int) -> None:
+        self.effects.append(ArmDelay(name=name, delay_ms=delay_ms))
+        self._remember(Armed(name=name, at_unix_ms=self.now + delay_ms, delay_ms=delay_ms))
+
+    def disarm(self, *names: Timer) -> None:
+        for name in names:
+            if self.snapshot.armed_as(name) is not None:
+                self.effects.append(Disarm(name=name))
+                self.change(armed=tuple(one for one in self.snapshot.armed if one.name != name))
+
+    def _remember(self, armed: Armed) -> None:
+        self.change(armed=(*(one for one in self.snapshot.armed if one.name != armed.name), armed))
+
+    def signal(self, signal: type[Signal]) -> None:
+        self.signals.append(signal)
