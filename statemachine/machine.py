@@ -216,7 +216,7 @@ def _after(row: Row[Any]) -> Callable[[EventData], None]:
     def after(data: EventData) -> None:
         if action is not None:
             action(cast("Work", data.model))
-        cast("list[Row[Any]]", data.args)[0].append(row)
+        cast("Any", data.args)[0].append(row)
 
     after.__name__ = action.__name__ if action is not None else "nothing"
     return after

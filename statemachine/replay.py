@@ -1,0 +1,92 @@
+"""Fold a journal again and compare: same events, same stamps, therefore same effects and positions."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from statemachine.events import AnyEvent, RulesChanged
+from statemachine.journal import START, Reading, Record, read
+from statemachine.machine import RULES_REVISION, Decision, decide
+from statemachine.snapshot import Snapshot
+
+RULES: dict[int, Callable[[Snapshot, AnyEvent, int], Decision]] = {RULES_REVISION: decide}
+"Every revision of the rules that ever decided anything stays callable."
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What a replay found."""
+
+    equal: bool
+    records: int
+    "Records folded before the end, or before the divergence."
+    divergence: str | None = None
+    "The first difference, as a diff for people."
+    unreadable: str | None = None
+    "Why a file could not be read to its end; ``equal`` is False then."
+    snapshot: Snapshot | None = None
+    "Where the fold ended."
+
+
+def fold(snapshot: Snapshot, records: Sequence[Record], revision: int) -> tuple[Snapshot, int, str | None]:
+    """Run records again. Returns where it ended, how many agreed, and the first divergence."""
+    for count, record in enumerate(records):
+        if isinstance(record.event, RulesChanged):
+            revision = record.event.after
+        rules = RULES.get(revision)
+        if rules is None:
+            return snapshot, count, f"sequence {record.sequence}: rules revision {revision} is not known"
+        decision = rules(snapshot, record.event, record.now_unix_ms)
+        difference = _difference(record, decision)
+        if difference is not None:
+            return snapshot, count, f"sequence {record.sequence}: {difference}"
+        snapshot = decision.snapshot
+    return snapshot, len(records), None
+
+
+def _difference(record: Record, decision: Decision) -> str | None:
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("verdict", record.verdict, decision.verdict),
+        ("state", record.state, decision.snapshot.state.value),
+        ("phase", record.phase, decision.snapshot.phase.value),
+        ("effects", record.effects, decision.effects),
+    )
+    for name, recorded, computed in pairs:
+        if recorded != computed:
+            return f"{name} differ\n- {_shown(recorded)}\n+ {_shown(computed)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    return msgspec.json.encode(value).decode()[:2000]
+
+
+def replay_files(named: Sequence[tuple[str, bytes]]) -> Outcome:
+    """Replay files, oldest first. One that continues the file before must begin where that ended."""
+    total = 0
+    snapshot: Snapshot | None = None
+    last_hash = START
+    for name, content in named:
+        reading = read(content)
+        if reading.header is None or reading.snapshot is None or (reading.problem and not reading.torn):
+            return Outcome(equal=False, records=total, unreadable=f"{name}: {reading.problem}")
+        if snapshot is not None and reading.header.continues == last_hash and reading.snapshot != snapshot:
+            return Outcome(
+                equal=False,
+                records=total,
+                divergence=f"{name}: its checkpoint is not what the file before it folds to",
+            )
+        snapshot, count, divergence = fold(reading.snapshot, reading.records, reading.header.rules_revision)
+        total += count
+        if divergence is not None:
+            return Outcome(equal=False, records=total, divergence=f"{name}, {divergence}", snapshot=snapshot)
+        last_hash = reading.last_hash
+    return Outcome(equal=True, records=total, snapshot=snapshot)
+
+
+def restore(reading: Reading) -> Snapshot | None:
+    """The snapshot a readable file ends in; None when it diverges from the rules in force."""
+    if reading.header is None or reading.snapshot is None:
+        return None
+    snapshot, _, divergence = fold(reading.snapshot, reading.records, reading.header.rules_revision)
+    return snapshot if divergence is None else None
