@@ -4,7 +4,7 @@ Adapters that answer effects return the answer event. They raise nothing but can
 is a ``…Failed`` event with its class and code. All are safe to call again with the same effect id.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -119,6 +119,9 @@ class StagedKey(Protocol):
     def csr_der(self, generation: int) -> bytes:
         """The CSR made when the key was staged. Raises StoreUnavailable (code `key-missing` when absent)."""
 
+    def chain_pem(self, generation: int) -> bytes:
+        """The chain committed with the generation. Raises StoreUnavailable (code `chain-missing`)."""
+
     def key_path(self, generation: int) -> str:
         """Path of the PKCS#8 PEM key file, 0600, for loading into a TLS context."""
 
@@ -158,6 +161,13 @@ class Journal(Protocol):
 
     def lines_from(self, sequence: int) -> AsyncIterator[bytes]:
         """Stored record lines from that sequence on, oldest first, as far as they are kept."""
+
+    @property
+    def rotation_due(self) -> bool:
+        """The written file has reached its size."""
+
+    async def rotate(self, head: Sequence[bytes]) -> None:
+        """Begin a new file with these lines. Raises StoreUnavailable; appending then goes on."""
 
 
 class Lifecycle(Protocol):

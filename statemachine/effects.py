@@ -148,3 +148,8 @@ AnyEffect = (
 )
 
 EFFECTS: tuple[type[Effect], ...] = AnyEffect.__args__
+
+
+def effect_id(epoch: int, sequence: int, index: int) -> str:
+    """Which record wished for it, and at which place: unique for the life of the device."""
+    return f"{epoch}.{sequence}.{index}"

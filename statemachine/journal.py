@@ -223,3 +223,14 @@ def head_lines(header: Header, snapshot: Snapshot) -> tuple[tuple[bytes, bytes],
     first, digest = encode_line(header, START)
     second, digest = encode_line(Checkpoint(snapshot=snapshot), digest)
     return (first, second), digest
+
+
+_RECORD_HEAD = b'{"type":"record","sequence":'
+
+
+def sequence_of(line: bytes) -> int | None:
+    """The sequence of a stored record line without decoding the rest; None for anything else."""
+    if not line.startswith(_RECORD_HEAD):
+        return None
+    digits = line[len(_RECORD_HEAD) : len(_RECORD_HEAD) + 20].partition(b",")[0]
+    return int(digits) if digits.isdigit() else None

@@ -26,7 +26,7 @@ DATE_TOLERANCE_MS = 5 * _MINUTE_MS
 OPERATION_LIFE_MS = 10 * _MINUTE_MS
 "An operation older than this is submitted again instead of asked for."
 
-SUBMITS_PER_ATTEMPT = 4
+SUBMITS_PER_ATTEMPT = 2
 "Registrations (PUT) one attempt may make while DPS keeps forgetting its operation."
 
 HUB_LATE_MS = 15 * _MINUTE_MS

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
-from statemachine.effects import AnyEffect, ArmDeadline, ArmDelay, Asking, Disarm
+from statemachine.effects import AnyEffect, ArmDeadline, ArmDelay, Asking, Disarm, effect_id
 from statemachine.events import Event
 from statemachine.snapshot import Armed, Outstanding, Snapshot
 from statemachine.states import Phase, State, Timer
@@ -77,9 +77,9 @@ class Work:
         """Wish for something that will be answered."""
         assert isinstance(effect, Asking)
         snapshot = self.snapshot
-        effect_id = f"{snapshot.epoch}.{snapshot.sequence}.{len(self.effects)}"
+        asked = Outstanding(id=effect_id(snapshot.epoch, snapshot.sequence, len(self.effects)), effect=effect)
         self.effects.append(effect)
-        self.change(outstanding=(*snapshot.outstanding, Outstanding(id=effect_id, effect=effect)))
+        self.change(outstanding=(*snapshot.outstanding, asked))
 
     def forget_asked(self, kinds: Sequence[type[Asking]]) -> None:
         """Their answers, should they come, change nothing."""

@@ -73,11 +73,24 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _cloud(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, default=0, help="loopback port (default: any free one)")
+    option = parser.add_argument
+    option("--port", type=_port, default=0, help="of localhost (default: that of the last run, or any)")
+    about = "life of issued certificates (default: 30 days)"
+    option("--cert-lifetime", type=_seconds, default=30 * 86_400.0, metavar="SECONDS", help=about)
+    option("--bundle", metavar="FILE", help="PEM file sent as the trust bundle")
+    option("--no-identity-certs", action="store_true", help="assign without issuing certificates")
+    option("--api-version", metavar="VERSION", help="serve this dialect alone (default: every one)")
+    option("--faults", metavar="FILE", help="TOML file of what shall go wrong")
+    option("--assigning", type=_count, default=1, metavar="N", help="polls before an answer (default 1)")
+    option("--retry-after", type=_count, default=1, metavar="SECONDS", help="0 sends none (default 1)")
 
 
 def _seconds(text: str) -> float:
-    return _number(float, text, 0.001, 86_400, "seconds")
+    return _number(float, text, 0.001, 3650 * 86_400.0, "seconds")
+
+
+def _count(text: str) -> int:
+    return _number(int, text, 0, 10_000, "a count")
 
 
 def _sequence(text: str) -> int:
@@ -195,7 +208,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # 20 ms that only this option should cost
 
-        parser.exit(message=f"{parser.prog} {version('identityd')}\n")
+        print(f"{parser.prog} {version('identityd')}")
+        parser.exit()
 
 
 def parser_for(program: str, commands: Sequence[Command]) -> argparse.ArgumentParser:

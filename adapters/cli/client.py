@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from adapters.cli.control_client import ControlClient, Line
 from adapters.cli.failure import DONE, NO, CommandFailed
-from adapters.cli.screen import Ink, clock_time, failure_text, headline, status_screen
+from adapters.cli.screen import Ink, clock_time, failure_text, headline, result_text, status_screen
 from adapters.errors import bounded
 from adapters.paths import client_paths
 from statemachine.status import LastError
@@ -98,20 +98,21 @@ def system_reprovision(args: Namespace) -> int:
 
 
 def record_line(line: Line, ink: Ink) -> str:
-    """Time and what happened; records newer than this program are told by their tags."""
+    """One line for one record; a record newer than this program is told by its tags."""
     from statemachine.errors import JournalUnreadable
     from statemachine.explain import tell
     from statemachine.journal import Record, decode_line
 
+    kind = line.event.type if line.event else line.type
+    told = f"{clock_time(line.now_unix_ms)} {line.sequence} {line.state}/{line.phase} {kind}"
     try:
-        record = decode_line(line.raw)
-        told = tell(record) if isinstance(record, Record) else line.type
+        record = decode_line(line.raw + b"\n")
+        told = tell(record) if isinstance(record, Record) else told
     except JournalUnreadable:
-        told = f"{line.event.type if line.event else line.type} → {line.state}/{line.phase}"
-    stamp = ink("dim", f"{clock_time(line.now_unix_ms)} {line.sequence:>6}")
+        pass
     failed = line.event is not None and line.event.failure_class is not None
     text = bounded(told, 1000)
-    return f"{stamp}  {ink('bad', text) if failed else ink.state(line.state, text)}"
+    return ink("bad", text) if failed else ink.state(line.state, text)
 
 
 def _client(args: Namespace) -> ControlClient:
@@ -137,7 +138,7 @@ def _carry_out(args: Namespace, name: str) -> Ending:
         outcome = "running"
         why = f"not ended after {args.timeout:g} s ({course.position or 'no record seen'}); it goes on"
     elif course.succeeded:
-        outcome, why = "done", taken.why
+        outcome, why = "done", taken.why if course.was_nothing_to_do else result_text(now)
     else:
         outcome, why = "failed", now.reason
     return Ending(
@@ -160,6 +161,7 @@ class Course:
         self.position = ""
         self.over = False
         self.succeeded = False
+        self.was_nothing_to_do = False
 
     def moves(self, line: Line) -> bool:
         """Take a record; True when the position of the machine is another than before."""
@@ -171,11 +173,10 @@ class Course:
             self.over, self.succeeded = True, self._committed
         elif line.sequence == self._sequence and not line.effects:
             # Nothing was wished for, so nothing follows: there is no attempt to wait for.
-            self.over, self.succeeded = True, line.state == "Provisioned"
-        before, self.position = (
-            self.position,
-            line.state + ("" if line.phase == "Idle" else f", {line.phase}"),
-        )
+            self.over, self.succeeded = True, line.state in ("Provisioned", "CertExpiring")
+            self.was_nothing_to_do = True
+        before = self.position
+        self.position = line.state if line.phase == "Idle" else f"{line.state}, {line.phase}"
         return self.position != before
 
 

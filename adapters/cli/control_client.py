@@ -87,18 +87,14 @@ class ControlClient:
         try:
             return msgspec.json.decode(self.status_json(), type=Status)
         except msgspec.DecodeError as exc:
-            raise CommandFailed(f"the service at {self._path} answers in a way unknown here: {exc}") from exc
-
-    def machine_json(self) -> bytes:
-        """The tables of the running machine."""
-        return self._ask("GET", "/v1/machine")
+            raise self._unknown(exc) from exc
 
     def command(self, name: str) -> Taken:
         """`renew` or `reprovision`."""
         try:
             return msgspec.json.decode(self._ask("POST", f"/v1/{name}"), type=Taken)
         except msgspec.DecodeError as exc:
-            raise CommandFailed(f"the service at {self._path} answers in a way unknown here: {exc}") from exc
+            raise self._unknown(exc) from exc
 
     def follow(self, start: int, *, until: float | None = None) -> Iterator[Line]:
         """Records from ``start`` on, heartbeats included, across restarts of the service.
@@ -107,6 +103,7 @@ class ControlClient:
         """
         away_since: float | None = None
         while True:
+            why: BaseException = EOFError("it hangs up")
             try:
                 for line in self._lines(start, until):
                     away_since = None
@@ -114,14 +111,16 @@ class ControlClient:
                         raise CommandFailed(f"the service cannot read its journal: {bounded(line.message)}")
                     start = max(start, line.sequence + 1)
                     yield line
+            except msgspec.DecodeError as exc:
+                raise self._unknown(exc) from exc
             except (OSError, http.client.HTTPException) as exc:
-                if until is not None and time.monotonic() >= until:
-                    return
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > GONE_S:
-                    self._unreachable(exc)
-            if until is not None and time.monotonic() >= until:
+                why = exc
+            now = time.monotonic()
+            if until is not None and now >= until:
                 return
+            away_since = now if away_since is None else away_since
+            if now - away_since > GONE_S:
+                self._unreachable(why)
             time.sleep(COME_BACK_S)
 
     def _lines(self, start: int, until: float | None) -> Iterator[Line]:
@@ -165,6 +164,11 @@ class ControlClient:
         except BaseException:
             connection.close()
             raise
+
+    def _unknown(self, exc: msgspec.DecodeError) -> CommandFailed:
+        return CommandFailed(
+            f"the service at {self._path} answers in a way unknown here: {bounded(str(exc))}"
+        )
 
     def _refused(self, answer: http.client.HTTPResponse) -> NoReturn:
         try:

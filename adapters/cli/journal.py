@@ -15,21 +15,18 @@ from adapters.paths import client_paths
 
 def replay(args: Namespace) -> int:
     """Fold the journals again: 0 equal, 1 with the first divergence, 2 unreadable."""
-    from statemachine.errors import JournalUnreadable
     from statemachine.replay import replay_files
 
-    named = [(path, _read(path)) for path in _files(args)]
-    try:
-        outcome = replay_files(named)
-    except JournalUnreadable as exc:
-        raise CommandFailed(bounded(str(exc), 600), USAGE) from exc
+    outcome = replay_files([(path, _read(path)) for path in _files(args)])
+    if outcome.unreadable is not None:
+        raise CommandFailed(bounded(outcome.unreadable, 600), USAGE)
     if args.json:
         facts = {"equal": outcome.equal, "records": outcome.records, "divergence": outcome.divergence}
         print(msgspec.json.encode(facts).decode())
     elif outcome.equal:
         print(f"equal: {outcome.records} records replay to the same effects and positions")
     else:
-        print(outcome.divergence)
+        print("\n".join(bounded(line, 4000) for line in str(outcome.divergence).splitlines()))
     return DONE if outcome.equal else NO
 
 

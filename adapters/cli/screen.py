@@ -12,7 +12,7 @@ from statemachine.status import CredentialStatus, LastError, Status
 
 _CODES: Mapping[str, str] = {"good": "32", "busy": "33", "bad": "31;1", "dim": "2", "strong": "1"}
 _STATE_STYLES: Mapping[str, str] = {"Provisioned": "good", "Unprovisioned": "bad"}
-_LABEL_WIDTH = 12
+_LABEL_WIDTH = 14
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
@@ -74,6 +74,17 @@ def _rows(status: Status, now: int) -> Iterator[tuple[str, str]]:
     yield "clock", f"{'trusted' if status.clock.trusted else 'NOT trusted'}: {status.clock.reason}"
     yield "journal", f"record {status.sequence}"
     yield "version", status.version
+
+
+def result_text(status: Status) -> str:
+    """What an attempt that succeeded left behind."""
+    where = f"{status.assignment.device_id} at {status.assignment.hub}" if status.assignment else status.state
+    credential = status.credential
+    if credential is None:
+        return where
+    if credential.source == "configured":
+        return f"{where}, with the configured credential: no certificate was issued"
+    return f"{where}, certificate valid to {credential.not_after}"
 
 
 def failure_text(error: LastError) -> str:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import trio
 
+from adapters.driven.files import FULL, read_file, unavailable
 from adapters.driven.generation_changes import GenerationChanges
 from adapters.driven.generation_repair import repair
 from adapters.driven.generations import (
@@ -27,8 +28,6 @@ from adapters.driven.generations import (
     Damaged,
     Layout,
     certificate_file_name,
-    read_file,
-    unavailable,
 )
 from adapters.driven.spare import SpareSpace
 from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable, bounded
@@ -92,6 +91,16 @@ class GenerationStore:
 
     def key_path(self, generation: int) -> str:
         return self.layout.file(generation, KEY)
+
+    def chain_pem(self, generation: int) -> bytes:
+        path = self.layout.file(generation, CHAIN)
+        try:
+            content = self.layout.read(generation, CHAIN)
+        except OSError as exc:
+            raise unavailable(exc, path) from exc
+        if content is None:
+            raise StoreUnavailable(f"{path} is missing", code="chain-missing")
+        return content
 
     def csr_der(self, generation: int) -> bytes:
         path = self.layout.file(generation, CSR)
@@ -191,7 +200,7 @@ class GenerationStore:
                 try:
                     return work()
                 except OSError as exc:
-                    if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._spare.give_up():
+                    if exc.errno not in FULL or not self._spare.give_up():
                         raise
                     return work()
             except OSError as exc:

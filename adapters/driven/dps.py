@@ -265,31 +265,37 @@ def _assigned(
 def _raise_failed(state: wire.DpsState) -> NoReturn:
     if wire.is_csr_refused(state.error_code, state.error_message):
         _raise_csr_refused(state.error_message, state.tracking_id)
-    # errorCode is HTTP status x 1000 + sub-code (cloud.md §9.2).
+    # errorCode is HTTP status x 1000 + sub-code (cloud.md §9.2). The operation is over: what an HTTP status
+    # would have us repeat takes another one here.
     status = 0 if state.error_code is None else state.error_code // 1000
     raise PeerRefused(
         state.error_message or "DPS says that the registration failed",
         code="dps-failed" if state.error_code is None else f"dps-{state.error_code}",
-        failure_class=_class_of(status),
+        failure_class="operator" if status in _OPERATOR_STATUSES else "reregister",
         tracking_id=state.tracking_id,
     )
 
 
 def _raise_csr_refused(message: str | None, tracking_id: str | None) -> NoReturn:
+    # Where an answer without a certificate is welcome the machine goes by the code; elsewhere only the
+    # operator can make the enrolment issue one.
     raise PeerRefused(
         message or "the enrolment issues no certificates",
         code="csr-not-configured",
-        failure_class="reregister",
+        failure_class="operator",
         tracking_id=tracking_id,
     )
 
 
 def _chain(state: wire.DpsState, spki_sha256: str) -> ChainFacts | None:
     if state.chain_problem is not None:
-        raise CertificateRejected(f"the issued chain: {state.chain_problem}", code="chain-unparsable")
+        raise _unreadable(state.chain_problem)
     if state.chain_pem is None:
         return None
-    chain = x509.order_chain(state.chain_pem, spki_sha256=spki_sha256)
+    try:
+        chain = x509.order_chain(state.chain_pem, spki_sha256=spki_sha256)
+    except CertificateRejected as exc:
+        raise _unreadable(exc.message) from exc
     leaf = chain.leaf
     return ChainFacts(
         chain_pem=chain.chain_pem,
@@ -301,6 +307,13 @@ def _chain(state: wire.DpsState, spki_sha256: str) -> ChainFacts | None:
         not_after_unix_ms=leaf.not_after_unix_ms,
         sha256=leaf.sha256,
         serial=leaf.serial_hex,
+    )
+
+
+def _unreadable(why: str) -> CertificateRejected:
+    # The operation is over, so that asking for it again would bring the same chain.
+    return CertificateRejected(
+        f"the issued chain: {why}", code="chain-unparsable", failure_class="reregister"
     )
 
 

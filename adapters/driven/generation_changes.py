@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from adapters.driven.files import Misshapen, remove_tree
 from adapters.driven.generations import (
     ASSIGNMENT,
     BUNDLE,
@@ -29,9 +30,7 @@ from adapters.driven.generations import (
     NEW,
     Assignment,
     Layout,
-    Misshapen,
     certificate_file_name,
-    remove_tree,
 )
 from adapters.driven.published import PublishedNames
 from adapters.durable import make_private, sync_directory, write_synced

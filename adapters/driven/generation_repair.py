@@ -7,8 +7,9 @@ import contextlib
 import os
 import stat
 
+from adapters.driven.files import remove_tree, unavailable
 from adapters.driven.generation_changes import GenerationChanges
-from adapters.driven.generations import LIMITS, NEW, Damaged, remove_tree, unavailable
+from adapters.driven.generations import LIMITS, NEW, Damaged
 from adapters.durable import make_private
 from adapters.errors import bounded
 

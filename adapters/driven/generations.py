@@ -20,13 +20,13 @@ import errno
 import hashlib
 import os
 import re
-import stat
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from adapters.errors import CertificateRejected, StoreUnavailable
+from adapters.driven.files import read_file
+from adapters.errors import CertificateRejected
 from adapters.wire import x509
 from statemachine.events import StoredCredential
 from statemachine.settings import IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID
@@ -45,13 +45,6 @@ POINTER = "current"
 NAME_MAX_BYTES = 255
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
-_CAUSES = {
-    errno.ENOSPC: ("disk-full", "free some space on that file system"),
-    errno.EDQUOT: ("disk-full", "raise the quota or free some space"),
-    errno.EROFS: ("read-only", "mount that file system read-write"),
-    errno.EACCES: ("permission", "give the directory and its files to the service's user"),
-    errno.EPERM: ("permission", "give the directory and its files to the service's user"),
-}
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
@@ -70,10 +63,6 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
 class Damaged(Exception):
     """A generation cannot be used; the text says why."""
-
-
-class Misshapen(OSError):
-    """Where a small plain file should be there is something else: a link, a FIFO, a huge file."""
 
 
 class Pointer(Struct, frozen=True):
@@ -235,57 +224,3 @@ class Layout:
         if content is None:
             raise Damaged(f"{path} is missing")
         return content
-
-
-# --- files -------------------------------------------------------------------------------------------
-
-
-def read_file(path: str, limit: int) -> bytes | None:
-    """The whole of a plain file, None when absent.
-
-    Raises OSError; its kind Misshapen when it is a link (ELOOP), no plain file (EINVAL), or larger than
-    ``limit`` (EFBIG).
-    """
-    # O_NONBLOCK: opening somebody's FIFO must not wait for its writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.ENXIO):  # ENXIO: a socket
-            raise Misshapen(exc.errno, exc.strerror, path) from exc
-        raise
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise Misshapen(errno.EINVAL, "not a plain file", path)
-        content = bytearray()
-        while len(content) <= limit:
-            piece = os.read(handle, limit + 1 - len(content))
-            if not piece:
-                return bytes(content)
-            content += piece
-        raise Misshapen(errno.EFBIG, f"larger than {limit} bytes", path)
-    finally:
-        os.close(handle)
-
-
-def remove_tree(path: str) -> None:
-    """Delete a file, a link, or a directory and what is in it; links are not followed. Raises OSError."""
-    try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            return
-    except FileNotFoundError:
-        return
-    for name in os.listdir(path):
-        remove_tree(os.path.join(path, name))
-    os.rmdir(path)
-
-
-def unavailable(exc: OSError, path: str) -> StoreUnavailable:
-    """A file-system error in our words: the code says why, the message names the path and the fix."""
-    code, fix = _CAUSES.get(exc.errno or 0, ("io-error", "check the disk"))
-    where = exc.filename if isinstance(exc.filename, str) else path
-    return StoreUnavailable(f"{where}: {exc.strerror or exc}; {fix}", code=code)

@@ -93,11 +93,12 @@ class HubProver:
         self, configuration: Configuration, effect: ProveCredential
     ) -> tuple[TlsOptions, dict[str, str]]:
         headers = {"Accept": "application/json"}
-        if effect.chain_pem is not None:
+        if effect.issued:
+            chain_pem = effect.chain_pem or self._staged.chain_pem(effect.generation)
             key_path = self._staged.key_path(effect.generation)
             return TlsOptions(
                 ca_file=configuration.tls.ca_file,
-                client_chain_pem=effect.chain_pem,
+                client_chain_pem=chain_pem,
                 client_key_path=key_path,
             ), headers
         credential = load_credential(configuration)

@@ -15,11 +15,12 @@ import errno
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 from msgspec import Struct
 
+from adapters.driven.files import FULL, open_plain, read_file, remove_tree, unavailable
 from adapters.durable import make_private, sync_directory, write_synced
 from adapters.errors import StoreUnavailable, bounded
 
@@ -29,21 +30,15 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_SET_ASIDE = 16
 "Files set aside are kept up to this number, the newest first: a failing card must not fill up."
 READ_BYTES = 64 * 1024
+SLACK_BYTES = 256 * 1024
+"Allocated beyond a segment's size, and given up for the head of the next one when the disk is full."
 
 SequenceOf = Callable[[bytes], int | None]
 
 _CLOSED = re.compile(r"journal-(\d{12,})\.jsonl")
 _SET_ASIDE = re.compile(r"journal.*\.jsonl\.damaged-(\d+)")
+_BEGUN, _ROTATED = ".begun", ".new"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FIXES = {
-    errno.ENOSPC: "free some space on that file system",
-    errno.EDQUOT: "raise the quota or free some space",
-    errno.EROFS: "mount that file system read-write",
-    errno.EACCES: "give the file to the service's user",
-    errno.EPERM: "give the file to the service's user",
-    errno.EFBIG: "move it away",
-}
 
 
 class Segment(Struct, frozen=True, kw_only=True):
@@ -90,6 +85,7 @@ class JournalFile:
         self._first: int | None = None
         "Sequence of the active file's first record."
         self._ready = False
+        self._directory_unsynced = False
 
     # --- what is there -------------------------------------------------------------------------------
 
@@ -101,11 +97,9 @@ class JournalFile:
     def read(self, path: str) -> bytes:
         """A whole journal file. Raises StoreUnavailable."""
         with _translated(path):
-            handle = _open_plain(path)
-            with open(handle, "rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-            if len(content) > MAX_FILE_BYTES:
-                raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes", path)
+            content = read_file(path, MAX_FILE_BYTES)
+            if content is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             return content
 
     def read_all(self) -> list[Segment]:
@@ -135,21 +129,19 @@ class JournalFile:
             make_private(self.directory)
             if os.stat(self.directory).st_mode & 0o077:
                 os.chmod(self.directory, 0o700)
-            fresh = f"{self.active_path}.new"
-            if not os.path.lexists(fresh):
-                return
-            if self._closed() and not os.path.lexists(self.active_path):
-                # The fresh file was synced before the active one was closed: it is whole.
-                os.rename(fresh, self.active_path)
-            else:
-                os.unlink(fresh)
+            begun, rotated = self.active_path + _BEGUN, self.active_path + _ROTATED
+            if os.path.lexists(rotated) and not os.path.lexists(self.active_path):
+                # It was synced before the active one was closed: it is whole.
+                os.rename(rotated, self.active_path)
+            for path in (begun, rotated):
+                remove_tree(path)
             sync_directory(self.directory)
 
     def cut(self, path: str, length: int) -> None:
         """Take off a torn tail, durable on return. Raises StoreUnavailable."""
         with self._lock, _translated(path):
-            self._close()
-            handle = _open_plain(path, os.O_WRONLY)
+            self._stop_using(path)
+            handle = open_plain(path, os.O_WRONLY)
             try:
                 if os.fstat(handle).st_size > length:
                     os.ftruncate(handle, length)
@@ -163,10 +155,8 @@ class JournalFile:
         The reason goes into a small text file beside it. Returns the new path. Raises StoreUnavailable.
         """
         with self._lock, _translated(path):
-            if path == self.active_path:
-                self._close()
-            numbers = [int(match[1]) for name in os.listdir(self.directory) if (match := _aside(name))]
-            aside = f"{path}.damaged-{max(numbers, default=0) + 1}"
+            self._stop_using(path)
+            aside = self._aside_name(path)
             os.rename(path, aside)
             sync_directory(self.directory)
             with contextlib.suppress(OSError):
@@ -186,7 +176,7 @@ class JournalFile:
             if os.path.lexists(self.active_path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.active_path)
             make_private(self.directory)
-            self._replace_active(head)
+            self._making_room(lambda: self._replace_active(head))
 
     def resume(self) -> None:
         """Go on at the end of the active file, which is whole. Raises StoreUnavailable."""
@@ -194,9 +184,12 @@ class JournalFile:
             content = self.read(self.active_path)
             with _translated(self.active_path):
                 self._close()
-                self._length = len(content)
+                self._length = content.rfind(b"\n") + 1  # what has no end was never durable
                 self._first = self._first_sequence(content)
-                self._reopen()
+                handle = self._reopen()
+                # What the last process wrote but did not get to sync is now relied upon.
+                os.fsync(handle)
+                sync_directory(self.directory)
                 self._ready = True
 
     async def append(self, line: bytes) -> None:
@@ -209,14 +202,7 @@ class JournalFile:
         """The same, on the calling thread."""
         with self._lock, _translated(self.active_path):
             self._check_ready()
-            try:
-                self._write(line)
-            except OSError as exc:
-                self._restore()
-                # History is worth less than going on: on a full disk the oldest file makes room.
-                if exc.errno not in _FULL or not self._drop_oldest():
-                    raise
-                self._retry(line)
+            self._making_room(lambda: self._write(line))
             self._length += len(line)
             if self._first is None:
                 self._first = self._sequence_of(line)
@@ -224,8 +210,8 @@ class JournalFile:
     async def rotate(self, head: Sequence[bytes]) -> None:
         """Close the active file and begin a new one with these lines. Raises StoreUnavailable.
 
-        When it raises, the active file is as before and may be appended to. A file without a record
-        leaves nothing behind.
+        When it raises, appending goes on, in the old file or in the new. A file without a record leaves
+        nothing behind.
         """
         await trio.to_thread.run_sync(self.rotate_now, head, abandon_on_cancel=False)
 
@@ -233,16 +219,10 @@ class JournalFile:
         """The same, on the calling thread."""
         with self._lock, _translated(self.active_path):
             self._check_ready()
-            try:
-                self._rotate(head)
-            except OSError as exc:
-                if exc.errno not in _FULL or not self._drop_oldest():
-                    raise
-                self._rotate(head)
+            self._making_room(lambda: self._rotate(head), give_up_slack=True)
             with contextlib.suppress(OSError):
                 while sum(os.stat(path).st_size for path in self._closed()) > self.keep_bytes:
-                    if not self._drop_oldest():
-                        break
+                    self._drop_oldest()
 
     async def lines_from(self, sequence: int) -> AsyncIterator[bytes]:
         """Record lines from that sequence on, oldest first, up to the last durable one of now.
@@ -298,24 +278,33 @@ class JournalFile:
             raise OSError(errno.EBADF, "the journal was neither begun nor resumed", self.active_path)
 
     def _write(self, line: bytes) -> None:
-        if self._handle is None:
-            self._reopen()
-        handle = self._handle
-        assert handle is not None
-        offset = self._length
-        rest = memoryview(line)
-        while rest:
-            # At the known length, not O_APPEND: what a failed write left behind is overwritten.
-            written = os.pwrite(handle, rest, offset)
-            rest, offset = rest[written:], offset + written
-        os.fdatasync(handle)
-
-    def _retry(self, line: bytes) -> None:
         try:
-            self._write(line)
+            handle = self._reopen() if self._handle is None else self._handle
+            if self._directory_unsynced:
+                sync_directory(self.directory)
+                self._directory_unsynced = False
+            _write_at(handle, line, self._length)
+            os.fdatasync(handle)
         except OSError:
             self._restore()
             raise
+
+    def _making_room(self, work: Callable[[], None], *, give_up_slack: bool = False) -> None:
+        """``work``, and once more when the disk is full, after the oldest file was removed: history is
+        worth less than going on."""
+        try:
+            work()
+        except OSError as exc:
+            if exc.errno not in FULL:
+                raise
+            if give_up_slack and self._handle is not None:
+                os.ftruncate(self._handle, self._length)
+            self._drop_oldest()
+            try:
+                work()
+            finally:
+                if self._handle is not None:
+                    self._allocate(self._handle)
 
     def _restore(self) -> None:
         """Back to the last good length on a new descriptor: a failed sync is never tried again on the old.
@@ -327,8 +316,8 @@ class JournalFile:
         with contextlib.suppress(OSError):
             self._reopen()
 
-    def _reopen(self) -> None:
-        handle = _open_plain(self.active_path, os.O_RDWR)
+    def _reopen(self) -> int:
+        handle = open_plain(self.active_path, os.O_RDWR)
         try:
             status = os.fstat(handle)
             if status.st_mode & 0o077:
@@ -338,11 +327,17 @@ class JournalFile:
                 os.fsync(handle)
             elif status.st_size < self._length:
                 raise OSError(errno.EIO, "shorter than what was written to it", self.active_path)
-            _allocate(handle, max(self.segment_bytes, self._length))
+            self._allocate(handle)
         except OSError:
             os.close(handle)
             raise
         self._handle = handle
+        return handle
+
+    def _stop_using(self, path: str) -> None:
+        if path == self.active_path:
+            self._close()
+            self._ready = False
 
     def _close(self) -> None:
         if self._handle is not None:
@@ -351,50 +346,60 @@ class JournalFile:
             self._handle = None
 
     def _rotate(self, head: Sequence[bytes]) -> None:
+        if self._handle is None:
+            self._reopen()  # a failed append may have left something behind
         if self._first is None:
             self._replace_active(head)
             return
         closed = os.path.join(self.directory, f"journal-{self._first:012d}.jsonl")
         if os.path.lexists(closed):
-            # Sequences began anew after the journal was lost; the older file would come in between.
-            os.rename(closed, self._free_name(closed))
+            # Sequences began anew after the journal was lost: the older file would be taken for this one.
+            os.rename(closed, self._aside_name(closed))
         self._replace_active(head, closed)
 
     def _replace_active(self, head: Sequence[bytes], closed: str | None = None) -> None:
-        """New file first, synced; then the renames; then the directory. A crash in between is recovered."""
+        """New file first, synced; then the renames; then the directory. ``recover`` knows every stop."""
         content = b"".join(head)
-        fresh = f"{self.active_path}.new"
+        fresh = self.active_path + (_BEGUN if closed is None else _ROTATED)
         handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        moved = False
         try:
             os.fchmod(handle, 0o600)
-            _allocate(handle, max(self.segment_bytes, len(content)))
-            rest, offset = memoryview(content), 0
-            while rest:
-                written = os.pwrite(handle, rest, offset)
-                rest, offset = rest[written:], offset + written
+            _write_at(handle, content, 0)
             os.fsync(handle)
             if closed is not None:
                 os.rename(self.active_path, closed)
-                moved = True
-            os.rename(fresh, self.active_path)
-            moved = False
-            sync_directory(self.directory)
+            try:
+                os.rename(fresh, self.active_path)
+            except OSError:
+                if closed is not None:
+                    os.rename(closed, self.active_path)
+                raise
         except OSError:
             os.close(handle)
             with contextlib.suppress(OSError):
-                if moved and closed is not None:
-                    os.rename(closed, self.active_path)
-            with contextlib.suppress(OSError):
                 os.unlink(fresh)
             raise
-        if closed is not None and self._handle is not None:
+        if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self._length)  # give back what was allocated ahead
         self._close()
         self._handle, self._length = handle, len(content)
         self._first = self._first_sequence(content)
         self._ready = True
+        self._allocate(handle)
+        # Until the directory is synced, a power cut brings the old file back: no append may be called
+        # durable before that.
+        self._directory_unsynced = True
+        sync_directory(self.directory)
+        self._directory_unsynced = False
+
+    def _allocate(self, handle: int) -> None:
+        """Reserve blocks ahead without making the file longer. A courtesy: its failure is fine."""
+        # glibc has fallocate64 everywhere; musl's only fallocate takes 64 bits everywhere.
+        call = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+        if call is not None:
+            length = max(self.segment_bytes, self._length) + SLACK_BYTES
+            call(handle, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))
 
     def _first_sequence(self, content: bytes) -> int | None:
         for line in content.splitlines(keepends=True):
@@ -403,22 +408,19 @@ class JournalFile:
                 return found
         return None
 
-    def _drop_oldest(self) -> bool:
+    def _drop_oldest(self) -> None:
         closed = self._closed()
-        if not closed:
-            return False
-        os.unlink(closed[0])
-        sync_directory(self.directory)
-        return True
+        if closed:
+            os.unlink(closed[0])
+            sync_directory(self.directory)
 
-    def _free_name(self, path: str) -> str:
-        number = 1
-        while os.path.lexists(f"{path}.damaged-{number}"):
-            number += 1
-        return f"{path}.damaged-{number}"
+    def _aside_name(self, path: str) -> str:
+        names = os.listdir(self.directory)
+        numbers = [int(match[1]) for name in names if (match := _SET_ASIDE.fullmatch(name))]
+        return f"{path}.damaged-{max(numbers, default=0) + 1}"
 
     def _forget_oldest_aside(self) -> None:
-        names = [name for name in os.listdir(self.directory) if _aside(name)]
+        names = [name for name in os.listdir(self.directory) if _SET_ASIDE.fullmatch(name)]
         names.sort(key=lambda name: os.lstat(os.path.join(self.directory, name)).st_mtime_ns)
         for name in names[:-MAX_SET_ASIDE]:
             for path in (name, f"{name}.reason"):
@@ -436,7 +438,7 @@ class JournalFile:
                     following = firsts[i + 1] if i + 1 < len(files) else None
                     if following is not None and following <= sequence:
                         continue
-                    handle = _open_plain(path)
+                    handle = open_plain(path)
                     active = path == self.active_path and self._ready
                     handles.append((path, handle, self._length if active else os.fstat(handle).st_size))
             except OSError:
@@ -450,8 +452,12 @@ class JournalFile:
         return int(match[1]) if match else self._first
 
 
-def _aside(name: str) -> re.Match[str] | None:
-    return _SET_ASIDE.fullmatch(name)
+def _write_at(handle: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        # At a known offset, not O_APPEND: what a failed write left behind is overwritten.
+        written = os.pwrite(handle, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def _read_at(path: str, handle: int, size: int, offset: int) -> bytes:
@@ -459,30 +465,12 @@ def _read_at(path: str, handle: int, size: int, offset: int) -> bytes:
         return os.pread(handle, size, offset)
 
 
-def _open_plain(path: str, flags: int = os.O_RDONLY) -> int:
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not os.path.isfile(f"/proc/self/fd/{handle}"):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a plain file", path)
-    return handle
-
-
-def _allocate(handle: int, length: int) -> None:
-    """Reserve blocks up to ``length`` without making the file longer. A courtesy: its failure is fine."""
-    with contextlib.suppress(AttributeError, OSError):
-        _libc.fallocate64(handle, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 @contextlib.contextmanager
-def _translated(path: str):  # type: ignore[no-untyped-def]
+def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        where = exc.filename if isinstance(exc.filename, str) else path
-        fix = _FIXES.get(exc.errno or 0, "check the disk")
-        raise StoreUnavailable(
-            f"{where}: {exc.strerror or exc}; {fix}", code="journal-unavailable"
-        ) from exc
+        raise unavailable(exc, path, code="journal-unavailable") from exc

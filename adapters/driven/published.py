@@ -6,7 +6,8 @@ They are made once and then only followed; flipping the pointer is what switches
 import contextlib
 import os
 
-from adapters.driven.generations import BUNDLE, CHAIN, KEY, NEW, Layout, certificate_file_name, remove_tree
+from adapters.driven.files import remove_tree
+from adapters.driven.generations import BUNDLE, CHAIN, KEY, NEW, Layout, certificate_file_name
 from adapters.durable import make_private, sync_directory
 
 _TEMPORARY = f"link{NEW}"

@@ -8,7 +8,7 @@ disk that stays full the spare is then smaller, and made whole as soon as there 
 import contextlib
 import os
 
-from adapters.driven.generations import remove_tree
+from adapters.driven.files import remove_tree
 from adapters.durable import make_private, sync_directory
 
 FILES = 12

@@ -272,7 +272,7 @@ def _name(role: str) -> x509.Name:
     return x509.Name([_cn(f"identityd stand-in {role} - NOT FOR PRODUCTION")])
 
 
-def _cn(text: str) -> x509.NameAttribute:
+def _cn(text: str) -> x509.NameAttribute[str]:
     return x509.NameAttribute(NameOID.COMMON_NAME, text)
 
 

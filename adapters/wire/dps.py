@@ -312,10 +312,15 @@ def _normalised(dialect: Dialect, status: Status, state: _State | None) -> DpsSt
 
 
 def _check_assignment(state: _State) -> None:
+    # The operation is over, so that asking for it again would bring the same.
     if not is_hub_name(state.assigned_hub or ""):
-        raise PeerProtocolError("DPS assigned no usable hub name", code="assignment-invalid")
+        raise PeerProtocolError(
+            "DPS assigned no usable hub name", code="assignment-invalid", failure_class="reregister"
+        )
     if not is_device_id(state.device_id or ""):
-        raise PeerProtocolError("DPS assigned no usable device id", code="assignment-invalid")
+        raise PeerProtocolError(
+            "DPS assigned no usable device id", code="assignment-invalid", failure_class="reregister"
+        )
 
 
 def is_hub_name(text: str) -> bool:

@@ -381,7 +381,7 @@ class HttpsClient:
     ) -> HttpAnswer:
         """One exchange, from name resolution to the last byte of the body, within ``timeout_s``.
 
-        ``fresh`` opens a connection of its own and closes it; sessions are never resumed anyway.
+        ``fresh`` opens a connection of its own and closes it; TLS resumption is never used anyway.
         Redirects are not followed. Raises ValueError for a URL that is not https, and
         AdapterError and its kinds:
 

@@ -245,8 +245,23 @@ class _Server:
             raise _HandshakeFailed(exc) from exc
         except trio.BrokenResourceError as exc:
             cause = exc.__cause__
-            raise _HandshakeFailed(cause if isinstance(cause, ssl.SSLError) else exc) from exc
+            if not isinstance(cause, ssl.SSLError):
+                raise _HandshakeFailed(exc) from exc
+            await _send_alert(stream, transport)
+            raise _HandshakeFailed(cause) from exc
         return stream
+
+
+async def _send_alert(stream: trio.SSLStream[trio.SocketStream], transport: trio.SocketStream) -> None:
+    """Say why. trio drops the alert that OpenSSL left to be sent, and offers no public way to it."""
+    outgoing = getattr(stream, "_outgoing", None)
+    with trio.move_on_after(LINGER_S), contextlib.suppress(trio.BrokenResourceError):
+        if isinstance(outgoing, ssl.MemoryBIO):
+            await transport.send_all(outgoing.read())
+        # As after any refusal: what the client has sent meanwhile must not reset the connection.
+        await transport.send_eof()
+        while await transport.receive_some(READ_BYTES):
+            pass
 
 
 class _HandshakeFailed(Exception):

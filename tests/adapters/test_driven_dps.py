@@ -353,7 +353,8 @@ def test_another_key_s_chain_is_handed_over_for_judgement():
     ],
 )
 def test_a_chain_nobody_can_read(version, members):
-    assert failure(replies(state(**members)), poll(), api_version=version) == ("chain-unparsable", "retry")
+    expected = ("chain-unparsable", "reregister")
+    assert failure(replies(state(**members)), poll(), api_version=version) == expected
 
 
 def test_no_certificate_was_issued():
@@ -482,7 +483,7 @@ def test_an_unknown_enrolment_and_an_unknown_operation():
 )
 def test_a_csr_nobody_asked_for(effect, reply):
     (event,), _ = ask(replies(reply), effect)
-    assert (event.code, event.failure_class) == ("csr-not-configured", "reregister")
+    assert (event.code, event.failure_class) == ("csr-not-configured", "operator")
     assert event.message.lower().startswith("device sent csr")
 
 
@@ -490,15 +491,15 @@ def test_a_csr_nobody_asked_for(effect, reply):
     ("reply", "expected"),
     [
         (state("disabled"), ("dps-disabled", "operator")),
-        (state("failed"), ("dps-failed", "retry")),
+        (state("failed"), ("dps-failed", "reregister")),
         (state("failed", errorCode=400000, errorMessage="Bad CSR"), ("dps-400000", "operator")),
         (state("failed", errorCode=401002), ("dps-401002", "operator")),
-        (state("failed", errorCode=429001), ("dps-429001", "retry")),
-        (state("failed", errorCode=500001), ("dps-500001", "retry")),
+        (state("failed", errorCode=429001), ("dps-429001", "reregister")),
+        (state("failed", errorCode=500001), ("dps-500001", "reregister")),
         (state("pondering"), ("status-unknown", "retry")),
-        (state(assignedHub="https://h"), ("assignment-invalid", "retry")),
-        (state(deviceId=".."), ("assignment-invalid", "retry")),
-        (answer({"status": "assigned"}), ("assignment-invalid", "retry")),
+        (state(assignedHub="https://h"), ("assignment-invalid", "reregister")),
+        (state(deviceId=".."), ("assignment-invalid", "reregister")),
+        (answer({"status": "assigned"}), ("assignment-invalid", "reregister")),
     ],
 )
 def test_final_states_that_are_no_assignment(reply, expected):

@@ -238,7 +238,7 @@ def leaf_der():
 
 
 # A serial that is not positive is still read, with a warning; old roots have one.
-@pytest.mark.filterwarnings("ignore:Parsed a serial number::cryptography")
+@pytest.mark.filterwarnings("ignore:Parsed a serial:cryptography.utils.CryptographyDeprecationWarning")
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_damaged_certificate_is_facts_or_a_rejection(position, flip):

@@ -1,0 +1,84 @@
+"""Small plain files read with suspicion, and file-system errors in our words."""
+
+import errno
+import os
+import stat
+
+from adapters.errors import StoreUnavailable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_CAUSES = {
+    errno.ENOSPC: ("disk-full", "free some space on that file system"),
+    errno.EDQUOT: ("disk-full", "raise the quota or free some space"),
+    errno.EROFS: ("read-only", "mount that file system read-write"),
+    errno.EACCES: ("permission", "give the directory and its files to the service's user"),
+    errno.EPERM: ("permission", "give the directory and its files to the service's user"),
+}
+
+
+class Misshapen(OSError):
+    """Where a small plain file should be there is something else: a link, a FIFO, a huge file."""
+
+
+def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a plain file.
+
+    Raises OSError; its kind Misshapen for a link (ELOOP), a directory, or a special file (EINVAL).
+    """
+    # O_NONBLOCK: opening somebody's FIFO must not wait for its writer.
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # ENXIO: a socket
+            raise Misshapen(exc.errno, exc.strerror, path) from exc
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Misshapen(errno.EINVAL, "not a plain file", path)
+    return handle
+
+
+def read_file(path: str, limit: int) -> bytes | None:
+    """The whole of a plain file, None when absent.
+
+    Raises OSError; its kind Misshapen as ``open_plain`` does, and for more than ``limit`` bytes (EFBIG).
+    """
+    try:
+        handle = open_plain(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        content = bytearray()
+        while len(content) <= limit:
+            piece = os.read(handle, limit + 1 - len(content))
+            if not piece:
+                return bytes(content)
+            content += piece
+        raise Misshapen(errno.EFBIG, f"larger than {limit} bytes", path)
+    finally:
+        os.close(handle)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a file, a link, or a directory and what is in it; links are not followed. Raises OSError."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+    except FileNotFoundError:
+        return
+    for name in os.listdir(path):
+        remove_tree(os.path.join(path, name))
+    os.rmdir(path)
+
+
+def unavailable(exc: OSError, path: str, *, code: str | None = None) -> StoreUnavailable:
+    """The code says why, unless one is given; the message names the path and the fix."""
+    cause, fix = _CAUSES.get(exc.errno or 0, ("io-error", "check the disk"))
+    if isinstance(exc, Misshapen):
+        fix = "move it away"
+    # Of a call with two paths the second is what was to change; a link's target is not even a path of ours.
+    named = [name for name in (exc.filename2, exc.filename) if isinstance(name, str) and os.path.isabs(name)]
+    where = named[0] if named else path
+    return StoreUnavailable(f"{where}: {exc.strerror or exc}; {fix}", code=code or cause)

@@ -1,0 +1,70 @@
+"""A journal in memory: what ``driven.journal_file`` promises, without files or threads."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import trio
+
+from adapters.errors import StoreUnavailable
+
+
+class MemoryJournal:
+    """Fills ``ports.Journal``. ``fail`` makes the next appends and rotations fail."""
+
+    def __init__(
+        self, sequence_of: Callable[[bytes], int | None], *, segment_bytes: int = 1_048_576, keep: int = 8
+    ) -> None:
+        self._sequence_of = sequence_of
+        self.segment_bytes = segment_bytes
+        self.keep = keep
+        "Closed segments kept."
+        self.segments: list[list[bytes]] = [[]]
+        "Oldest first; the last one is written."
+        self._active_bytes = 0
+        self._failures = 0
+
+    @property
+    def lines(self) -> list[bytes]:
+        """All stored lines, oldest first."""
+        return [line for segment in self.segments for line in segment]
+
+    @property
+    def active_bytes(self) -> int:
+        return self._active_bytes
+
+    @property
+    def rotation_due(self) -> bool:
+        return self._active_bytes >= self.segment_bytes
+
+    def fail(self, times: int = 1) -> None:
+        self._failures = times
+
+    def begin(self, head: Sequence[bytes]) -> None:
+        self.segments[-1] = list(head)
+        self._active_bytes = sum(map(len, head))
+
+    async def append(self, line: bytes) -> None:
+        if not line.endswith(b"\n"):
+            raise ValueError("a journal line ends with a newline")
+        await trio.lowlevel.checkpoint()
+        self._maybe_fail()
+        self.segments[-1].append(line)
+        self._active_bytes += len(line)
+
+    async def rotate(self, head: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        self._maybe_fail()
+        self.segments.append([])
+        self.begin(head)
+        del self.segments[: -self.keep - 1]
+
+    async def lines_from(self, sequence: int) -> AsyncIterator[bytes]:
+        await trio.lowlevel.checkpoint()
+        for line in self.lines:
+            found = self._sequence_of(line)
+            if found is not None and found >= sequence:
+                yield line
+
+    def _maybe_fail(self) -> None:
+        if self._failures > 0:
+            self._failures -= 1
+            raise StoreUnavailable("the journal was told to fail", code="journal-unavailable")

@@ -1,0 +1,378 @@
+"""event → step → append and sync → dispatch. One task owns the machine; nothing is done that is not on disk.
+
+Ports only. Every input arrives through one inbox, is stamped and given its draw here, and becomes one
+journal record. When the record cannot be written, the step never happened: the event is kept and
+tried again, commands are refused, and whatever serves from the stores goes on.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import trio
+from msgspec import Struct, structs
+
+from adapters.errors import StoreUnavailable
+from adapters.ports import Chance, Clock, CredentialStore, Hub, Journal, Registrar, Taken, Timers
+from statemachine.effects import (
+    AnyEffect,
+    ArmDeadline,
+    ArmDelay,
+    Asking,
+    CommitCredential,
+    Disarm,
+    PollRegistration,
+    ProveCredential,
+    RetireCredential,
+    StageKey,
+    StopService,
+    SubmitRegistration,
+    effect_id,
+)
+from statemachine.events import (
+    AnyEvent,
+    CredentialCommitFailed,
+    CredentialProofFailed,
+    CredentialRetireFailed,
+    KeyStageFailed,
+    RegistrationFailed,
+    ShutdownRequested,
+)
+from statemachine.explain import status_of, tell
+from statemachine.journal import Header, Record, encode_line, head_lines
+from statemachine.machine import Decision, decide
+from statemachine.snapshot import Outstanding, Snapshot
+from statemachine.status import Status
+
+INBOX_EVENTS = 1024
+"Timers, answers and commands under way together stay far below this."
+WATCHER_LINES = 256
+"A watcher that is further behind is dropped, never waited for."
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+COMMAND_WAIT_S = 10.0
+"A command that cannot be journalled within this time is taken back."
+
+log = logging.getLogger("identityd")
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """The history this run goes on from."""
+
+    journal: Journal
+    snapshot: Snapshot
+    last_hash: str
+    events: tuple[AnyEvent, ...]
+    "What happened before anything else: RulesChanged after an upgrade, then Started."
+    rotate: bool = False
+    "Begin a new file at once: the one that is there was written on another machine."
+
+
+Opener = Callable[[], Awaitable[Opened]]
+"Reads and repairs what is there. Raises StoreUnavailable when that cannot be done now."
+
+
+class Ports(Struct, frozen=True, kw_only=True):
+    """What answers effects."""
+
+    registrar: Registrar
+    hub: Hub
+    store: CredentialStore
+    timers: Timers
+    clock: Clock
+    chance: Chance
+
+
+class _Entry:
+    """An event on its way, and who waits for it."""
+
+    __slots__ = ("done", "event", "result", "withdrawn")
+
+    def __init__(self, event: AnyEvent, done: trio.Event | None = None) -> None:
+        self.event = event
+        self.done = done
+        self.result: Taken | StoreUnavailable | None = None
+        self.withdrawn = False
+
+    def finish(self, result: Taken | StoreUnavailable) -> None:
+        self.result = result
+        if self.done is not None:
+            self.done.set()
+
+
+class Runtime:
+    """Fills ``ports.Lifecycle``. ``run`` is the service's life."""
+
+    def __init__(self, opener: Opener, ports: Ports, header: Header, provisional: Snapshot) -> None:
+        self._opener = opener
+        self._ports = ports
+        self._header = header
+        "What every new file says about this machine and release."
+        self._snapshot = provisional
+        self._problem: str | None = None
+        self._journal: Journal | None = None
+        self._hash = ""
+        self._post, self._inbox = trio.open_memory_channel[_Entry](INBOX_EVENTS)
+        self._watchers: set[trio.MemorySendChannel[bytes]] = set()
+        self._stop_asked = trio.Event()
+        self._perform: Mapping[type[Asking], Callable[[str, Any], Awaitable[AnyEvent]]] = {
+            StageKey: ports.store.stage,
+            SubmitRegistration: ports.registrar.submit,
+            PollRegistration: ports.registrar.poll,
+            ProveCredential: ports.hub.prove,
+            CommitCredential: ports.store.commit,
+            RetireCredential: ports.store.retire,
+        }
+
+    # --- what sockets and signals see ----------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def status(self) -> Status:
+        notes = () if self._problem is None else (f"journal: unavailable: {self._problem}",)
+        return status_of(self._snapshot, self._ports.clock.now_unix_ms(), notes=notes)
+
+    def post(self, event: AnyEvent) -> None:
+        """Hand an event in; never blocks."""
+        if isinstance(event, ShutdownRequested):
+            self._stop_asked.set()
+        try:
+            self._post.send_nowait(_Entry(event))
+        except trio.WouldBlock:
+            log.error("inbox full, dropped %s", type(event).__name__)
+        except trio.BrokenResourceError:
+            log.debug("stopped, dropped %s", type(event).__name__)
+
+    async def command(self, event: AnyEvent) -> Taken:
+        self._refuse_without_journal()
+        entry = _Entry(event, trio.Event())
+        assert entry.done is not None
+        try:
+            self._post.send_nowait(entry)
+        except (trio.WouldBlock, trio.BrokenResourceError) as exc:
+            raise StoreUnavailable("the service is busy or stopping", code="journal-unavailable") from exc
+        with trio.move_on_after(COMMAND_WAIT_S):
+            await entry.done.wait()
+        if isinstance(entry.result, Taken):
+            return entry.result
+        entry.withdrawn = True
+        raise entry.result or StoreUnavailable(
+            f"not journalled within {COMMAND_WAIT_S:g} s", code="journal-unavailable"
+        )
+
+    def _refuse_without_journal(self) -> None:
+        if self._problem is not None:
+            raise StoreUnavailable(f"journal: {self._problem}", code="journal-unavailable")
+
+    @contextmanager
+    def follow(self) -> Iterator[trio.MemoryReceiveChannel[bytes]]:
+        send, receive = trio.open_memory_channel[bytes](WATCHER_LINES)
+        self._watchers.add(send)
+        try:
+            yield receive
+        finally:
+            self._watchers.discard(send)
+            send.close()
+            receive.close()
+
+    def lines_from(self, sequence: int) -> AsyncIterator[bytes]:
+        self._refuse_without_journal()
+        if self._journal is None:
+            raise StoreUnavailable("the journal is being opened", code="journal-unavailable")
+        return self._journal.lines_from(sequence)
+
+    # --- the loop ------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until StopService. Started once status is true: history restored, or known to be unreadable."""
+        try:
+            async with trio.open_nursery() as effects:
+                opened = await self._open(task_status)
+                if opened is None:
+                    return
+                self._journal, self._hash = opened.journal, opened.last_hash
+                self._snapshot = opened.snapshot
+                outstanding = opened.snapshot.outstanding
+                for event in opened.events:
+                    if not await self._take(_Entry(event), effects):
+                        return
+                self._perform_again(outstanding, effects)
+                if opened.rotate:
+                    await self._rotate()
+                task_status.started()
+                async for entry in self._inbox:
+                    if not await self._take(entry, effects):
+                        break
+                effects.cancel_scope.cancel()
+        finally:
+            self._inbox.close()
+            for watcher in tuple(self._watchers):
+                watcher.close()
+
+    async def _open(self, task_status: trio.TaskStatus[None]) -> Opened | None:
+        """None when asked to stop before the history could be read."""
+        delay = FIRST_RETRY_S
+        reported = task_status
+        while True:
+            try:
+                opened = await self._opener()
+            except StoreUnavailable as exc:
+                self._journal_failed(exc)
+                reported.started()
+                reported = trio.TASK_STATUS_IGNORED
+                if await self._stopped_within(delay):
+                    return None
+                delay = min(delay * 2, LAST_RETRY_S)
+            else:
+                self._problem = None
+                return opened
+
+    async def _take(self, entry: _Entry, effects: trio.Nursery) -> bool:
+        """One event to its end. False when the service is to stop."""
+        assert self._journal is not None
+        delay = FIRST_RETRY_S
+        while not entry.withdrawn:
+            # Stamped and drawn anew at each try: what could not be journalled never happened.
+            now = self._ports.clock.now_unix_ms()
+            event = structs.replace(entry.event, draw_ppm=self._ports.chance.draw_ppm())
+            decision = decide(self._snapshot, event, now)
+            record = _record(decision, event, now)
+            line, digest = encode_line(record, self._hash)
+            try:
+                await self._journal.append(line)
+            except StoreUnavailable as exc:
+                self._journal_failed(exc)
+                if entry.done is not None:
+                    entry.finish(exc)
+                    return True
+                if await self._stopped_within(delay):
+                    return False
+                delay = min(delay * 2, LAST_RETRY_S)
+                continue
+            if self._problem is not None:
+                log.info("journal writable again")
+                self._problem = None
+            self._snapshot, self._hash = decision.snapshot, digest
+            self._publish(line)
+            log.info("%s", tell(record))
+            entry.finish(Taken(sequence=record.sequence, verdict=decision.verdict, why=decision.why))
+            return await self._after(decision, effects)
+        return True
+
+    async def _after(self, decision: Decision, effects: trio.Nursery) -> bool:
+        assert self._journal is not None
+        going_on = True
+        snapshot = decision.snapshot
+        for index, effect in enumerate(decision.effects):
+            if isinstance(effect, StopService):
+                going_on = False
+            elif isinstance(effect, Asking):
+                asked = effect_id(snapshot.epoch, snapshot.sequence, index)
+                effects.start_soon(self._perform_one, asked, effect)
+            else:
+                self._arm(effect)
+        if self._journal.rotation_due and going_on:
+            await self._rotate()
+        return going_on
+
+    def _arm(self, effect: AnyEffect) -> None:
+        timers = self._ports.timers
+        match effect:
+            case ArmDeadline():
+                timers.arm_deadline(effect)
+            case ArmDelay():
+                timers.arm_delay(effect)
+            case Disarm():
+                timers.disarm(effect)
+
+    def _perform_again(self, outstanding: tuple[Outstanding, ...], effects: trio.Nursery) -> None:
+        """What the last run asked and never saw answered, under the same ids."""
+        still = {one.id for one in self._snapshot.outstanding}
+        for one in outstanding:
+            if one.id in still and isinstance(one.effect, Asking):
+                effects.start_soon(self._perform_one, one.id, one.effect)
+
+    async def _perform_one(self, effect_id: str, effect: Asking) -> None:
+        try:
+            answer = await self._perform[type(effect)](effect_id, effect)
+        except Exception as exc:
+            # A defect in an adapter, met on some strange input, must not cost the device its service.
+            log.exception("%s failed unexpectedly", type(effect).__name__)
+            answer = _failed_unexpectedly(effect_id, effect, exc)
+        self.post(answer)
+
+    async def _rotate(self) -> None:
+        assert self._journal is not None
+        snapshot = self._snapshot
+        header = structs.replace(
+            self._header,
+            epoch=snapshot.epoch,
+            first_sequence=snapshot.sequence + 1,
+            created_unix_ms=self._ports.clock.now_unix_ms(),
+            continues=self._hash,
+        )
+        head, digest = head_lines(header, snapshot)
+        try:
+            await self._journal.rotate(head)
+        except StoreUnavailable as exc:
+            log.warning("journal file not closed yet: %s", exc.message)
+        else:
+            self._hash = digest
+
+    def _publish(self, line: bytes) -> None:
+        for watcher in tuple(self._watchers):
+            try:
+                watcher.send_nowait(line)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._watchers.discard(watcher)
+                watcher.close()
+
+    def _journal_failed(self, exc: StoreUnavailable) -> None:
+        if self._problem != exc.message:
+            log.error("journal unavailable: %s", exc.message)
+        self._problem = exc.message
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await self._stop_asked.wait()
+        return self._stop_asked.is_set()
+
+
+def _record(decision: Decision, event: AnyEvent, now: int) -> Record:
+    return Record(
+        sequence=decision.snapshot.sequence,
+        now_unix_ms=now,
+        event=event,
+        effects=decision.effects,
+        state=decision.snapshot.state.value,
+        phase=decision.snapshot.phase.value,
+        verdict=decision.verdict,
+        why=decision.why,
+    )
+
+
+def _failed_unexpectedly(effect_id: str, effect: Asking, exc: Exception) -> AnyEvent:
+    facts = {
+        "answers": effect_id,
+        "failure_class": "retry",
+        "code": "internal-error",
+        "message": f"{type(exc).__name__} in an adapter; the log has the details",
+    }
+    return _UNEXPECTED[type(effect)](effect)(**facts)
+
+
+def _proof_failed(effect: Any) -> Callable[..., AnyEvent]:  # noqa: ANN401  one of the map's values
+    return partial(CredentialProofFailed, generation=effect.generation, refused=False)
+
+
+_UNEXPECTED: Mapping[type[Asking], Callable[[Any], Callable[..., AnyEvent]]] = {
+    StageKey: lambda effect: KeyStageFailed,
+    SubmitRegistration: lambda effect: RegistrationFailed,
+    PollRegistration: lambda effect: RegistrationFailed,
+    ProveCredential: _proof_failed,
+    CommitCredential: lambda effect: CredentialCommitFailed,
+    RetireCredential: lambda effect: CredentialRetireFailed,
+}

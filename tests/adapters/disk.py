@@ -1,0 +1,158 @@
+"""A disk that fails or loses power at a chosen call: stands between ``os`` and the code under test.
+
+Only calls that change something are counted. Syncing is believed, not done, so that a test may lose
+power hundreds of times. ``lose_unsynced`` then takes back, newest first, every directory entry whose
+directory was not synced since, and what was added to a file: about the worst a kernel may do.
+"""
+
+import contextlib
+import os
+import tempfile
+import threading
+
+CHANGING = (
+    "open",
+    "mkdir",
+    "rename",
+    "unlink",
+    "rmdir",
+    "symlink",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "pwrite",
+    "posix_fallocate",
+    "chmod",
+    "fchmod",
+)
+_REAL = {name: getattr(os, name) for name in CHANGING}
+
+
+class PowerCut(BaseException):
+    """Nothing after this call happened. Not an OSError: nobody may handle it."""
+
+
+class Disk:
+    """``with Disk(fail_at=3, error=errno.EIO):`` — one fault, or all from then on when ``lasting``."""
+
+    def __init__(self, *, fail_at=None, error=None, lasting=False, cut_at=None, only=CHANGING):
+        self.calls = 0
+        self.fail_at, self.error, self.lasting, self.cut_at, self.only = fail_at, error, lasting, cut_at, only
+        self.failed = []
+        self.dead = False
+        self._unsynced_entries = []  # (directories, undo), oldest first
+        self._synced_bytes = {}  # by inode
+        self._lock = threading.RLock()
+        self._limbo = tempfile.mkdtemp(prefix="limbo-")
+
+    def __enter__(self):
+        for name in CHANGING:
+            setattr(os, name, self._wrapped(name))
+        return self
+
+    def __exit__(self, kind, exc, trace):
+        for name, call in _REAL.items():
+            setattr(os, name, call)
+        return kind is not None and issubclass(kind, PowerCut)
+
+    def _wrapped(self, name):
+        def call(*args, **kwargs):
+            with self._lock:
+                if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                    return _REAL[name](*args, **kwargs)
+                if self.dead:
+                    raise PowerCut
+                if name in self.only:
+                    self.calls += 1
+                    if self.calls == self.cut_at:
+                        self.dead = True
+                        raise PowerCut
+                    if self.fail_at is not None and (
+                        self.calls == self.fail_at or (self.lasting and self.calls > self.fail_at)
+                    ):
+                        paths = [path for path in args[:2] if isinstance(path, str)]
+                        self.failed.append(f"{name} {paths}")
+                        raise OSError(self.error, os.strerror(self.error), *paths[:1], None, *paths[1:])
+                record = getattr(self, f"_{name}", None)
+                return _REAL[name](*args, **kwargs) if record is None else record(*args, **kwargs)
+
+        return call
+
+    # --- what a kernel remembers until it is synced ----------------------------------------------
+
+    def _entry(self, undo, *paths):
+        self._unsynced_entries.append(({os.path.realpath(os.path.dirname(path)) for path in paths}, undo))
+
+    def _to_limbo(self, path):
+        with contextlib.suppress(FileNotFoundError):
+            _REAL["rename"](path, tempfile.mktemp(dir=self._limbo))
+
+    def _open(self, path, flags, *rest):
+        new = not os.path.lexists(path)
+        handle = _REAL["open"](path, flags, *rest)
+        if new:
+            self._entry(lambda: self._to_limbo(path), path)
+        status = os.fstat(handle)
+        self._synced_bytes.setdefault(status.st_ino, status.st_size)
+        return handle
+
+    def _mkdir(self, path, *rest):
+        _REAL["mkdir"](path, *rest)
+        self._entry(lambda: self._to_limbo(path), path)
+
+    def _symlink(self, target, path):
+        _REAL["symlink"](target, path)
+        self._entry(lambda: self._to_limbo(path), path)
+
+    def _unlink(self, path):
+        kept = tempfile.mktemp(dir=self._limbo)
+        _REAL["rename"](path, kept)
+        self._entry(lambda: _REAL["rename"](kept, path), path)
+
+    def _rmdir(self, path):
+        _REAL["rmdir"](path)
+        self._entry(lambda: _REAL["mkdir"](path, 0o700), path)
+
+    def _rename(self, source, target):
+        kept = None
+        if os.path.lexists(target):
+            if os.path.isdir(target) and not os.path.islink(target):
+                return _REAL["rename"](source, target)
+            kept = tempfile.mktemp(dir=self._limbo)
+            _REAL["rename"](target, kept)
+        _REAL["rename"](source, target)
+
+        def undo():
+            _REAL["rename"](target, source)
+            if kept is not None:
+                _REAL["rename"](kept, target)
+
+        self._entry(undo, source, target)
+
+    def _fsync(self, handle):
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if os.path.isdir(path):
+            self._unsynced_entries = [
+                (directories - {path}, undo)
+                for directories, undo in self._unsynced_entries
+                if directories - {path}
+            ]
+        status = os.fstat(handle)
+        self._synced_bytes[status.st_ino] = status.st_size
+
+    _fdatasync = _fsync
+
+    def lose_unsynced(self, root, torn_bytes=0):
+        """After a power cut: what was not synced below ``root`` is gone, but for some bytes of each file."""
+        for _, undo in reversed(self._unsynced_entries):
+            with contextlib.suppress(FileNotFoundError):  # its directory is durably gone
+                undo()
+        for directory, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(directory, name)
+                if os.path.islink(path):
+                    continue
+                status = os.lstat(path)
+                synced = self._synced_bytes.get(status.st_ino, status.st_size)
+                if status.st_size > synced + torn_bytes:
+                    os.truncate(path, synced + torn_bytes)
