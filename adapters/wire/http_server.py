@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import lru_cache
+from http import HTTPStatus
 from urllib.parse import parse_qsl
 
 import h11
@@ -40,6 +41,8 @@ _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
 _BODYLESS = frozenset({204, 304})
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+"Optional in HTTP/1.1, but small parsers look for one."
 
 log = logging.getLogger(__name__)
 
@@ -528,7 +531,9 @@ def _response_head(response: Response, *, close: bool = False) -> h11.Response:
     given = {name for name, _ in response.headers}
     headers = [(name, value) for name, value in _own_headers(response, close=close) if name not in given]
     headers += response.headers
-    return h11.Response(status_code=response.status, headers=headers)
+    return h11.Response(
+        status_code=response.status, headers=headers, reason=_REASONS.get(response.status, b"")
+    )
 
 
 def _own_headers(response: Response, *, close: bool) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,12 @@ directory was not synced since, and what was added to a file: about the worst a 
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
+import weakref
+
+import pytest
 
 CHANGING = (
     "open",
@@ -28,6 +32,13 @@ CHANGING = (
 _REAL = {name: getattr(os, name) for name in CHANGING}
 
 
+@pytest.fixture
+def believed_syncs(monkeypatch):
+    """Syncing takes as long as a shared disk likes; where nothing is pulled, it need not be done."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda handle: None)
+
+
 class PowerCut(BaseException):
     """Nothing after this call happened. Not an OSError: nobody may handle it."""
 
@@ -40,18 +51,20 @@ class Disk:
         self.fail_at, self.error, self.lasting, self.cut_at, self.only = fail_at, error, lasting, cut_at, only
         self.failed = []
         self.dead = False
+        self._taken = 0
         self._unsynced_entries = []  # (directories, undo), oldest first
         self._synced_bytes = {}  # by inode
         self._lock = threading.RLock()
-        self._limbo = tempfile.mkdtemp(prefix="limbo-")
+        self._limbo = None
 
     def __enter__(self):
+        self._before = {name: getattr(os, name) for name in CHANGING}
         for name in CHANGING:
             setattr(os, name, self._wrapped(name))
         return self
 
     def __exit__(self, kind, exc, trace):
-        for name, call in _REAL.items():
+        for name, call in self._before.items():
             setattr(os, name, call)
         return kind is not None and issubclass(kind, PowerCut)
 
@@ -84,8 +97,14 @@ class Disk:
         self._unsynced_entries.append(({os.path.realpath(os.path.dirname(path)) for path in paths}, undo))
 
     def _to_limbo(self, path):
-        with contextlib.suppress(FileNotFoundError):
-            _REAL["rename"](path, tempfile.mktemp(dir=self._limbo))
+        """Out of sight, but not gone: it may have to come back."""
+        if self._limbo is None:
+            self._limbo = tempfile.mkdtemp(prefix="limbo-")
+            weakref.finalize(self, shutil.rmtree, self._limbo, ignore_errors=True)
+        self._taken += 1
+        kept = f"{self._limbo}/{self._taken}"
+        _REAL["rename"](path, kept)
+        return kept
 
     def _open(self, path, flags, *rest):
         new = not os.path.lexists(path)
@@ -105,8 +124,7 @@ class Disk:
         self._entry(lambda: self._to_limbo(path), path)
 
     def _unlink(self, path):
-        kept = tempfile.mktemp(dir=self._limbo)
-        _REAL["rename"](path, kept)
+        kept = self._to_limbo(path)
         self._entry(lambda: _REAL["rename"](kept, path), path)
 
     def _rmdir(self, path):
@@ -118,8 +136,7 @@ class Disk:
         if os.path.lexists(target):
             if os.path.isdir(target) and not os.path.islink(target):
                 return _REAL["rename"](source, target)
-            kept = tempfile.mktemp(dir=self._limbo)
-            _REAL["rename"](target, kept)
+            kept = self._to_limbo(target)
         _REAL["rename"](source, target)
 
         def undo():

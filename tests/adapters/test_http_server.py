@@ -134,7 +134,7 @@ def status_and_message(answer):
 def test_requests_are_served(path, request_bytes, seen):
     answer, errors = asked(path, request_bytes)
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 ")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert json.loads(body) == seen
     assert errors == []
 
