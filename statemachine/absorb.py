@@ -23,6 +23,7 @@ from statemachine.events import (
     Started,
     StoredCredential,
 )
+from statemachine.guards import credential_expired
 from statemachine.snapshot import (
     Assignment,
     Budget,
@@ -57,6 +58,24 @@ def rearm_deadlines(work: Work) -> None:
             work.arm_at(armed.name, armed.at_unix_ms)
     if credential is not None and credential.source == "issued" and work.snapshot.armed_as("expiry") is None:
         work.arm_at("expiry", credential.not_after_unix_ms)
+
+
+def arm_overdue(work: Work) -> None:
+    """Spread over what slack is left; at once when nothing is left to lose."""
+    credential = work.snapshot.credential
+    slack = 0 if credential is None or credential_expired(work) else credential.not_after_unix_ms - work.now
+    work.arm_after("attempt", policy.start_spread_ms(draw_ppm=work.event.draw_ppm, slack_ms=slack))
+
+
+def rearm_all(work: Work) -> None:
+    """After a start: everything armed again. What is overdue is spread; a delay keeps what is left of it."""
+    for armed in work.snapshot.armed:
+        if armed.delay_ms is not None:
+            work.arm_after(armed.name, min(armed.delay_ms, max(armed.at_unix_ms - work.now, 0)))
+        elif armed.name == "attempt" and armed.at_unix_ms <= work.now:
+            arm_overdue(work)
+        else:
+            work.arm_at(armed.name, armed.at_unix_ms)
 
 
 def _clock(snapshot: Snapshot, event: Event, now: int) -> ClockTrust:
@@ -112,6 +131,7 @@ def _started(work: Work) -> None:
         stopping=False,
     )
     _stores(work, event.inventory)
+    rearm_all(work)
 
 
 def _stores(work: Work, inventory: Inventory) -> None:

@@ -3,10 +3,10 @@
 from msgspec import structs
 
 from statemachine import policy
+from statemachine.absorb import arm_overdue
 from statemachine.effects import ProveCredential, RetireCredential, StopService
 from statemachine.events import Failure
 from statemachine.guards import (
-    credential_expired,
     holds_issued,
     may_begin_by_command,
     within_budget,
@@ -57,11 +57,6 @@ def begin_without_credential(work: Work) -> None:
 def forget_life(work: Work) -> None:
     """Deadlines of a credential that is gone."""
     work.disarm("window", "expiry", "reissue", "prove")
-
-
-def go_on_without_credential(work: Work) -> None:
-    forget_life(work)
-    resume_rest(work)
 
 
 def begin_anew(work: Work) -> None:
@@ -144,7 +139,7 @@ def arm_renewal(work: Work) -> None:
     if due > work.now:
         work.arm_at("attempt", due)
     else:
-        _arm_overdue(work)
+        arm_overdue(work)
 
 
 def enter_life(work: Work) -> None:
@@ -152,25 +147,6 @@ def enter_life(work: Work) -> None:
     arm_life(work)
     if holds_issued(work) and work.snapshot.armed_as("window") is None:
         arm_renewal(work)
-
-
-def _arm_overdue(work: Work) -> None:
-    """Spread over what slack is left; at once when nothing is left to lose."""
-    credential = work.snapshot.credential
-    slack = 0 if credential is None or credential_expired(work) else credential.not_after_unix_ms - work.now
-    work.arm_after("attempt", policy.start_spread_ms(draw_ppm=work.event.draw_ppm, slack_ms=slack))
-
-
-def resume_rest(work: Work) -> None:
-    """After a start: everything armed again. What is overdue is spread; a delay keeps what is left of it."""
-    for armed in work.snapshot.armed:
-        if armed.delay_ms is not None:
-            left = min(armed.delay_ms, max(armed.at_unix_ms - work.now, 0))
-            work.arm_after(armed.name, left)
-        elif armed.name == "attempt" and armed.at_unix_ms <= work.now:
-            _arm_overdue(work)
-        else:
-            work.arm_at(armed.name, armed.at_unix_ms)
 
 
 def retry_later(work: Work) -> None:

@@ -179,7 +179,7 @@ ROWS: tuple[Row[Phase], ...] = (
         event=on(Started),
         guard=when.operation_too_old,
         dest=SUBMITTING,
-        action=do.submit_after_start,
+        action=do.submit,
         why="The operation is older than 10 minutes; the same key and CSR are submitted again.",
         rule="design §2: Attempt identity",
     ),

@@ -3,7 +3,7 @@
 from msgspec import structs
 
 from statemachine import policy
-from statemachine.actions import problem_of, resume_rest, tidy
+from statemachine.actions import problem_of, tidy
 from statemachine.effects import (
     Asking,
     CommitCredential,
@@ -140,12 +140,6 @@ def submit(work: Work) -> None:
 
 def submit_without_csr(work: Work) -> None:
     _note(work, with_csr=False, last_error=problem_of(work.event))
-    submit(work)
-
-
-def submit_after_start(work: Work) -> None:
-    """The operation is too old to be asked for: the same key and CSR once more."""
-    resume_rest(work)
     submit(work)
 
 

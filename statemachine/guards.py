@@ -91,6 +91,19 @@ def window_open(work: Work) -> bool:
     )
 
 
+def another_life(work: Work) -> bool:
+    """What is armed was armed for another credential than the one the stores hold."""
+    snapshot = work.snapshot
+    credential, armed = snapshot.credential, snapshot.armed_as("expiry")
+    if credential is None or credential.source == "configured":
+        return armed is not None
+    return armed is None or armed.at_unix_ms != credential.not_after_unix_ms
+
+
+def another_life_window_open(work: Work) -> bool:
+    return another_life(work) and window_open(work)
+
+
 def assignment_outdated(work: Work) -> bool:
     """The stored assignment was made for another configuration, or the bundle is filed under another id."""
     snapshot = work.snapshot
@@ -129,9 +142,15 @@ def resting(work: Work) -> bool:
     return work.phase is Phase.IDLE
 
 
-def waits_for_attempt(work: Work) -> bool:
-    """The next attempt is armed."""
-    return work.snapshot.armed_as("attempt") is not None
+def backoff_goes_on(work: Work) -> bool:
+    """The next attempt is armed, and what the last one ran into is not for a person to mend.
+
+    After a failure of class operator a restart is usually the last step of the repair, so it tries at once.
+    """
+    snapshot = work.snapshot
+    error = snapshot.ended.error if snapshot.ended is not None else None
+    mendable = error is not None and error.failure_class == "operator"
+    return work.phase is Phase.IDLE and snapshot.armed_as("attempt") is not None and not mendable
 
 
 def attempt_outdated(work: Work) -> bool:

@@ -5,12 +5,15 @@ power hundreds of times. ``lose_unsynced`` then takes back, newest first, every 
 directory was not synced since, and what was added to a file: about the worst a kernel may do.
 """
 
+import atexit
 import contextlib
+import functools
+import itertools
 import os
+import pathlib
 import shutil
 import tempfile
 import threading
-import weakref
 
 import pytest
 
@@ -39,6 +42,26 @@ def believed_syncs(monkeypatch):
         monkeypatch.setattr(os, name, lambda handle: None)
 
 
+_numbers = itertools.count()
+_BASE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+
+
+@pytest.fixture
+def ram_path():
+    """In memory where there is such a place: thousands of small files wear a disk, and wait for it."""
+    with tempfile.TemporaryDirectory(dir=_BASE) as path:
+        yield pathlib.Path(path)
+
+
+@functools.cache
+def _limbo():
+    # Made with what os really is: a disk in use would count it.
+    path = f"{_BASE}/limbo-{os.getpid()}"
+    _REAL["mkdir"](path)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 class PowerCut(BaseException):
     """Nothing after this call happened. Not an OSError: nobody may handle it."""
 
@@ -51,11 +74,9 @@ class Disk:
         self.fail_at, self.error, self.lasting, self.cut_at, self.only = fail_at, error, lasting, cut_at, only
         self.failed = []
         self.dead = False
-        self._taken = 0
         self._unsynced_entries = []  # (directories, undo), oldest first
         self._synced_bytes = {}  # by inode
         self._lock = threading.RLock()
-        self._limbo = None
 
     def __enter__(self):
         self._before = {name: getattr(os, name) for name in CHANGING}
@@ -98,11 +119,7 @@ class Disk:
 
     def _to_limbo(self, path):
         """Out of sight, but not gone: it may have to come back."""
-        if self._limbo is None:
-            self._limbo = tempfile.mkdtemp(prefix="limbo-")
-            weakref.finalize(self, shutil.rmtree, self._limbo, ignore_errors=True)
-        self._taken += 1
-        kept = f"{self._limbo}/{self._taken}"
+        kept = f"{_limbo()}/{next(_numbers)}"
         _REAL["rename"](path, kept)
         return kept
 

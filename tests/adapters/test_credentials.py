@@ -34,7 +34,7 @@ from statemachine.events import (
     KeyStageFailed,
 )
 from statemachine.settings import DEFAULT_TRUST_BUNDLE_ID, IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID
-from tests.adapters.disk import Disk, believed_syncs  # noqa: F401 - a fixture
+from tests.adapters.disk import Disk, believed_syncs, ram_path  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.usefixtures("believed_syncs")
 
@@ -154,6 +154,11 @@ class Device:
         assert wire.pair_matches(chain, key)
         assert wire.facts(chain).sha256 == current.sha256
         return current
+
+
+@pytest.fixture
+def tmp_path(ram_path):  # noqa: F811 - the fixture above
+    return ram_path
 
 
 @pytest.fixture
