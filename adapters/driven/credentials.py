@@ -77,13 +77,18 @@ class GenerationStore:
         if not self._opened:
             self.open()
         pointer, newest = self.layout.pointer(), self.layout.newest()
-        if pointer.generation is None:
-            problem = None if pointer.problem is None else bounded(pointer.problem)
-            return Inventory(problem=problem, newest_generation=newest)
-        try:
-            return Inventory(current=self.layout.check(pointer.generation), newest_generation=newest)
-        except Damaged as exc:
-            return Inventory(problem=bounded(str(exc)), newest_generation=newest)
+        problem = pointer.problem
+        for _ in range(FLIP_READS):
+            if pointer.generation is None:
+                break
+            try:
+                return Inventory(current=self.layout.check(pointer.generation), newest_generation=newest)
+            except Damaged as exc:
+                problem = str(exc)
+            before, pointer = pointer, self.layout.pointer()
+            if pointer == before:
+                break
+        return Inventory(problem=None if problem is None else bounded(problem), newest_generation=newest)
 
     def current_generation(self) -> int | None:
         """The number of what is current; None when nothing is."""

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 
+from adapters.durable import make_private, sync_directory
 from adapters.errors import StoreUnavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,6 +59,17 @@ def read_file(path: str, limit: int) -> bytes | None:
         raise Misshapen(errno.EFBIG, f"larger than {limit} bytes", path)
     finally:
         os.close(handle)
+
+
+def make_durable_directory(directory: str) -> None:
+    """As ``durable.make_private``, and synced: what is durable below must not vanish with a directory."""
+    missing = []
+    while not os.path.isdir(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory) or "."
+    for path in reversed(missing):
+        make_private(path)
+        sync_directory(os.path.dirname(path) or ".")
 
 
 def remove_tree(path: str) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from adapters.driven.files import Misshapen, remove_tree
+from adapters.driven.files import Misshapen, make_durable_directory, remove_tree
 from adapters.driven.generations import (
     ASSIGNMENT,
     BUNDLE,
@@ -33,7 +33,7 @@ from adapters.driven.generations import (
     certificate_file_name,
 )
 from adapters.driven.published import PublishedNames
-from adapters.durable import make_private, sync_directory, write_synced
+from adapters.durable import sync_directory, write_synced
 from adapters.errors import AdapterError, CertificateRejected
 from adapters.wire import x509
 from statemachine.effects import CommitCredential, RetireCredential, StageKey
@@ -52,7 +52,7 @@ class GenerationChanges:
     def stage(self, effect: StageKey) -> str:
         """Hex SHA-256 of the staged key's SubjectPublicKeyInfo."""
         generation, directory = effect.generation, self.layout.directory(effect.generation)
-        make_private(self.layout.root)
+        make_durable_directory(self.layout.root)
         key = self._usable_key(generation)
         if key is None:
             if self.layout.pointer().generation == generation:
@@ -160,7 +160,7 @@ class GenerationChanges:
         a certificate only by one for the same key, so that the pair matches throughout."""
         generation, chain = effect.generation, effect.chain_pem
         directory = self.layout.directory(generation)
-        make_private(directory)
+        make_durable_directory(directory)
         if chain is not None:
             self._put(generation, CHAIN, chain)
         if bundle is None:

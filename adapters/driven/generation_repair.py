@@ -7,10 +7,9 @@ import contextlib
 import os
 import stat
 
-from adapters.driven.files import remove_tree, unavailable
+from adapters.driven.files import make_durable_directory, remove_tree, unavailable
 from adapters.driven.generation_changes import GenerationChanges
 from adapters.driven.generations import LIMITS, NEW, Damaged
-from adapters.durable import make_private
 from adapters.errors import bounded
 
 
@@ -27,7 +26,7 @@ def repair(changes: GenerationChanges) -> tuple[str, ...]:
 
 def _make_directories(changes: GenerationChanges, notes: list[str]) -> None:
     for directory in (changes.layout.root, changes.layout.certs, changes.layout.keys):
-        make_private(directory)
+        make_durable_directory(directory)
 
 
 def _sweep(changes: GenerationChanges, notes: list[str]) -> None:

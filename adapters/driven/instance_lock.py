@@ -6,8 +6,7 @@ import fcntl
 import os
 from types import TracebackType
 
-from adapters.driven.files import unavailable
-from adapters.durable import make_private
+from adapters.driven.files import make_durable_directory, unavailable
 from adapters.errors import AlreadyRunning
 
 FILE = "identityd.lock"
@@ -64,7 +63,7 @@ class InstanceLock:
     def _open(self) -> int:
         flags = os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            make_private(self.directory)
+            make_durable_directory(self.directory)
             return os.open(self._path, os.O_RDWR | os.O_CREAT | flags, 0o600)
         except OSError as exc:
             if exc.errno not in _ANYWAY:

@@ -20,8 +20,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import trio
 from msgspec import Struct
 
-from adapters.driven.files import FULL, open_plain, read_file, remove_tree, unavailable
-from adapters.durable import make_private, sync_directory, write_synced
+from adapters.driven.files import (
+    FULL,
+    make_durable_directory,
+    open_plain,
+    read_file,
+    remove_tree,
+    unavailable,
+)
+from adapters.durable import sync_directory, write_synced
 from adapters.errors import StoreUnavailable, bounded
 
 ACTIVE = "journal.jsonl"
@@ -37,7 +44,7 @@ SequenceOf = Callable[[bytes], int | None]
 
 _CLOSED = re.compile(r"journal-(\d{12,})\.jsonl")
 _SET_ASIDE = re.compile(r"journal.*\.jsonl\.damaged-(\d+)")
-_BEGUN, _ROTATED = ".begun", ".new"
+_NEW = ".new"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
 
@@ -57,7 +64,7 @@ def open_journal(
     segment_bytes: int = 1_048_576,
     keep_bytes: int = 8_388_608,
 ) -> "JournalFile":
-    """The journal in ``directory``, with an interrupted rotation finished. Nothing is judged.
+    """The journal in ``directory``, with an interrupted rotation undone. Nothing is judged.
 
     Look at ``read_all``, then ``cut`` or ``set_aside`` what is damaged, then ``resume`` or ``begin``.
     Raises StoreUnavailable.
@@ -124,17 +131,13 @@ class JournalFile:
     # --- repair, before the first append -------------------------------------------------------------
 
     def recover(self) -> None:
-        """Finish or undo a rotation that was cut short. Raises StoreUnavailable."""
+        """Undo a rotation that was cut short. Raises StoreUnavailable."""
         with self._lock, _translated(self.directory):
-            make_private(self.directory)
+            make_durable_directory(self.directory)
             if os.stat(self.directory).st_mode & 0o077:
                 os.chmod(self.directory, 0o700)
-            begun, rotated = self.active_path + _BEGUN, self.active_path + _ROTATED
-            if os.path.lexists(rotated) and not os.path.lexists(self.active_path):
-                # It was synced before the active one was closed: it is whole.
-                os.rename(rotated, self.active_path)
-            for path in (begun, rotated):
-                remove_tree(path)
+            remove_tree(self.active_path + _NEW)
+            self._drop_twins()
             sync_directory(self.directory)
 
     def cut(self, path: str, length: int) -> None:
@@ -175,8 +178,9 @@ class JournalFile:
         with self._lock, _translated(self.active_path):
             if os.path.lexists(self.active_path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.active_path)
-            make_private(self.directory)
+            make_durable_directory(self.directory)
             self._making_room(lambda: self._replace_active(head))
+            self._sync_directory()
 
     def resume(self) -> None:
         """Go on at the end of the active file, which is whole. Raises StoreUnavailable."""
@@ -210,8 +214,8 @@ class JournalFile:
     async def rotate(self, head: Sequence[bytes]) -> None:
         """Close the active file and begin a new one with these lines. Raises StoreUnavailable.
 
-        When it raises, appending goes on, in the old file or in the new. A file without a record leaves
-        nothing behind.
+        When it raises, the old file is still the active one. When it returns, the new file is, and is
+        durable with the next append at the latest. A file without a record leaves nothing behind.
         """
         await trio.to_thread.run_sync(self.rotate_now, head, abandon_on_cancel=False)
 
@@ -221,6 +225,7 @@ class JournalFile:
             self._check_ready()
             self._making_room(lambda: self._rotate(head), give_up_slack=True)
             with contextlib.suppress(OSError):
+                self._sync_directory()
                 while sum(os.stat(path).st_size for path in self._closed()) > self.keep_bytes:
                     self._drop_oldest()
 
@@ -280,9 +285,7 @@ class JournalFile:
     def _write(self, line: bytes) -> None:
         try:
             handle = self._reopen() if self._handle is None else self._handle
-            if self._directory_unsynced:
-                sync_directory(self.directory)
-                self._directory_unsynced = False
+            self._sync_directory()
             _write_at(handle, line, self._length)
             os.fdatasync(handle)
         except OSError:
@@ -352,32 +355,31 @@ class JournalFile:
             self._replace_active(head)
             return
         closed = os.path.join(self.directory, f"journal-{self._first:012d}.jsonl")
+        self._drop_twins()
         if os.path.lexists(closed):
             # Sequences began anew after the journal was lost: the older file would be taken for this one.
             os.rename(closed, self._aside_name(closed))
         self._replace_active(head, closed)
 
     def _replace_active(self, head: Sequence[bytes], closed: str | None = None) -> None:
-        """New file first, synced; then the renames; then the directory. ``recover`` knows every stop."""
+        """New file first, synced; then a second name for the old; then one rename: there always is an
+        active file, and it is whole."""
         content = b"".join(head)
-        fresh = self.active_path + (_BEGUN if closed is None else _ROTATED)
+        fresh = self.active_path + _NEW
         handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(handle, 0o600)
             _write_at(handle, content, 0)
             os.fsync(handle)
             if closed is not None:
-                os.rename(self.active_path, closed)
-            try:
-                os.rename(fresh, self.active_path)
-            except OSError:
-                if closed is not None:
-                    os.rename(closed, self.active_path)
-                raise
+                os.link(self.active_path, closed)
+            os.rename(fresh, self.active_path)
         except OSError:
             os.close(handle)
             with contextlib.suppress(OSError):
                 os.unlink(fresh)
+            with contextlib.suppress(OSError):
+                self._drop_twins()
             raise
         if self._handle is not None:
             with contextlib.suppress(OSError):
@@ -386,12 +388,24 @@ class JournalFile:
         self._handle, self._length = handle, len(content)
         self._first = self._first_sequence(content)
         self._ready = True
-        self._allocate(handle)
-        # Until the directory is synced, a power cut brings the old file back: no append may be called
-        # durable before that.
         self._directory_unsynced = True
-        sync_directory(self.directory)
-        self._directory_unsynced = False
+        self._allocate(handle)
+
+    def _sync_directory(self) -> None:
+        """Until this was done, a power cut brings the old file back: no append is durable before."""
+        if self._directory_unsynced:
+            sync_directory(self.directory)
+            self._directory_unsynced = False
+
+    def _drop_twins(self) -> None:
+        """A rotation that was cut short leaves the active file with a second name."""
+        try:
+            active = os.lstat(self.active_path)
+        except FileNotFoundError:
+            return
+        for path in self._closed():
+            if os.path.samestat(os.lstat(path), active):
+                os.unlink(path)
 
     def _allocate(self, handle: int) -> None:
         """Reserve blocks ahead without making the file longer. A courtesy: its failure is fine."""

@@ -6,9 +6,9 @@ They are made once and then only followed; flipping the pointer is what switches
 import contextlib
 import os
 
-from adapters.driven.files import remove_tree
+from adapters.driven.files import make_durable_directory, remove_tree
 from adapters.driven.generations import BUNDLE, CHAIN, KEY, NEW, Layout, certificate_file_name
-from adapters.durable import make_private, sync_directory
+from adapters.durable import sync_directory
 
 _TEMPORARY = f"link{NEW}"
 
@@ -55,7 +55,7 @@ class PublishedNames:
         target = self.layout.target(directory, name)
         if os.path.islink(link) and os.readlink(link) == target:
             return
-        make_private(directory)
+        make_durable_directory(directory)
         temporary = os.path.join(directory, _TEMPORARY)
         remove_tree(temporary)
         try:

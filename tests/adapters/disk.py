@@ -21,6 +21,7 @@ CHANGING = (
     "open",
     "mkdir",
     "rename",
+    "link",
     "unlink",
     "rmdir",
     "symlink",
@@ -62,6 +63,17 @@ def _limbo():
     return path
 
 
+class _Entry:
+    """A change of a directory; ``unsynced`` numbers the paths whose directory was not synced since."""
+
+    def __init__(self, undo, paths):
+        self.undo, self.paths, self.unsynced = undo, paths, set(range(len(paths)))
+
+
+def _real(path):
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 class PowerCut(BaseException):
     """Nothing after this call happened. Not an OSError: nobody may handle it."""
 
@@ -74,7 +86,7 @@ class Disk:
         self.fail_at, self.error, self.lasting, self.cut_at, self.only = fail_at, error, lasting, cut_at, only
         self.failed = []
         self.dead = False
-        self._unsynced_entries = []  # (directories, undo), oldest first
+        self._unsynced_entries = []  # oldest first
         self._synced_bytes = {}  # by inode
         self._lock = threading.RLock()
 
@@ -115,7 +127,7 @@ class Disk:
     # --- what a kernel remembers until it is synced ----------------------------------------------
 
     def _entry(self, undo, *paths):
-        self._unsynced_entries.append(({os.path.realpath(os.path.dirname(path)) for path in paths}, undo))
+        self._unsynced_entries.append(_Entry(undo, list(map(_real, paths))))
 
     def _to_limbo(self, path):
         """Out of sight, but not gone: it may have to come back."""
@@ -127,26 +139,30 @@ class Disk:
         new = not os.path.lexists(path)
         handle = _REAL["open"](path, flags, *rest)
         if new:
-            self._entry(lambda: self._to_limbo(path), path)
+            self._entry(self._to_limbo, path)
         status = os.fstat(handle)
         self._synced_bytes.setdefault(status.st_ino, status.st_size)
         return handle
 
     def _mkdir(self, path, *rest):
         _REAL["mkdir"](path, *rest)
-        self._entry(lambda: self._to_limbo(path), path)
+        self._entry(self._to_limbo, path)
+
+    def _link(self, source, path):
+        _REAL["link"](source, path)
+        self._entry(_REAL["unlink"], path)
 
     def _symlink(self, target, path):
         _REAL["symlink"](target, path)
-        self._entry(lambda: self._to_limbo(path), path)
+        self._entry(self._to_limbo, path)
 
     def _unlink(self, path):
         kept = self._to_limbo(path)
-        self._entry(lambda: _REAL["rename"](kept, path), path)
+        self._entry(lambda path: _REAL["rename"](kept, path), path)
 
     def _rmdir(self, path):
         _REAL["rmdir"](path)
-        self._entry(lambda: _REAL["mkdir"](path, 0o700), path)
+        self._entry(lambda path: _REAL["mkdir"](path, 0o700), path)
 
     def _rename(self, source, target):
         kept = None
@@ -156,21 +172,30 @@ class Disk:
             kept = self._to_limbo(target)
         _REAL["rename"](source, target)
 
-        def undo():
+        self._moved(_real(source), _real(target))
+
+        def undo(source, target):
             _REAL["rename"](target, source)
+            self._moved(target, source)
             if kept is not None:
                 _REAL["rename"](kept, target)
 
         self._entry(undo, source, target)
 
+    def _moved(self, source, target):
+        """What is pending below a directory follows it."""
+        for entry in self._unsynced_entries:
+            entry.paths = [
+                target + path[len(source) :] if path.startswith(f"{source}/") else path
+                for path in entry.paths
+            ]
+
     def _fsync(self, handle):
         path = os.readlink(f"/proc/self/fd/{handle}")
         if os.path.isdir(path):
-            self._unsynced_entries = [
-                (directories - {path}, undo)
-                for directories, undo in self._unsynced_entries
-                if directories - {path}
-            ]
+            for entry in self._unsynced_entries:
+                entry.unsynced -= {i for i in entry.unsynced if os.path.dirname(entry.paths[i]) == path}
+            self._unsynced_entries = [entry for entry in self._unsynced_entries if entry.unsynced]
         status = os.fstat(handle)
         self._synced_bytes[status.st_ino] = status.st_size
 
@@ -178,9 +203,9 @@ class Disk:
 
     def lose_unsynced(self, root, torn_bytes=0):
         """After a power cut: what was not synced below ``root`` is gone, but for some bytes of each file."""
-        for _, undo in reversed(self._unsynced_entries):
+        for entry in reversed(self._unsynced_entries):
             with contextlib.suppress(FileNotFoundError):  # its directory is durably gone
-                undo()
+                entry.undo(*entry.paths)
         for directory, _, names in os.walk(root):
             for name in names:
                 path = os.path.join(directory, name)

@@ -163,7 +163,7 @@ def tmp_path(ram_path):  # noqa: F811 - the fixture above
 
 @pytest.fixture
 def device(tmp_path):
-    return Device(tmp_path)
+    return Device(tmp_path / "device")
 
 
 # --- names and layout ----------------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def test_everything_is_private(device):
 
 def test_a_moved_root_still_publishes(device, tmp_path):
     device.provision()
-    shutil.move(device.root, str(tmp_path) + "-moved")
-    moved = Device(str(tmp_path) + "-moved")
+    shutil.move(device.root, str(tmp_path / "moved"))
+    moved = Device(str(tmp_path / "moved"))
     assert moved.check_coherent().generation == 1
     assert moved.store.repairs == ()
 
@@ -559,6 +559,23 @@ def test_reading_spans_a_flip_and_a_retirement(device, monkeypatch):
     monkeypatch.setattr(device.store.layout, "read", slow)
     # Retired between the two looks: the new one is answered, not nothing.
     assert device.store.read_certificate(IDENTITY_CERTIFICATE_ID) == second
+    assert device.current().generation == 2
+
+
+def test_the_inventory_spans_a_flip_and_a_retirement(device, monkeypatch):
+    device.provision(1)
+    device.stage(2)
+    chain = device.chain(2)
+    real = device.store.layout.check
+
+    def slow(generation):
+        if generation == 1:
+            device.commit(2, chain)
+            device.retire()
+        return real(generation)
+
+    monkeypatch.setattr(device.store.layout, "check", slow)
+    assert device.current().generation == 2
 
 
 # --- repair at start -----------------------------------------------------------------------------------
@@ -686,8 +703,8 @@ def test_a_moved_device_does_not_go_back_to_its_old_hub(device):
 
 def test_a_copied_tree_without_links_is_repaired(device, tmp_path):
     device.provision(1)
-    shutil.copytree(device.root, str(tmp_path) + "-copy", symlinks=False)
-    copy = Device(str(tmp_path) + "-copy")
+    shutil.copytree(device.root, str(tmp_path / "copy"), symlinks=False)
+    copy = Device(str(tmp_path / "copy"))
     assert copy.check_coherent().generation == 1
     assert not os.path.lexists(copy.path("current.gone"))
     assert os.path.islink(os.path.join(copy.keyd, "keys", key_file_name(IDENTITY_KEY_ID)))
@@ -853,6 +870,17 @@ def test_a_matching_pair_survives_a_cut_at_every_call(tmp_path, step, lost):
 
 
 @pytest.mark.usefixtures("small_spare")
+def test_the_first_credential_is_durable_with_the_directories_it_needs(tmp_path):
+    with Disk() as disk:
+        device = Device(tmp_path / "a" / "b")
+        device.provision(1)
+    disk.lose_unsynced(tmp_path)
+    device.reopen()
+    assert device.check_coherent().generation == 1
+    assert device.store.repairs == ()
+
+
+@pytest.mark.usefixtures("small_spare")
 @pytest.mark.parametrize("step", EFFECTS)
 def test_done_means_durable(tmp_path, step):
     """The plug is pulled right after the answer."""
@@ -866,6 +894,8 @@ def test_done_means_durable(tmp_path, step):
     if isinstance(answer, KeyStaged):
         assert wire.spki_sha256_of_key(copy.read(answer.generation, "key.pem")) == answer.spki_sha256
         assert copy.store.csr_der(answer.generation)
+    if isinstance(answer, CredentialRetired):
+        assert not os.path.exists(copy.path(1))
 
 
 # --- faults --------------------------------------------------------------------------------------------
