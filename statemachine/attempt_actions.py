@@ -276,12 +276,6 @@ def act_again_later(work: Work) -> None:
 # --- commit and retire -------------------------------------------------------------------------------
 
 
-def propose_and_commit(work: Work) -> None:
-    """A certificate-less assignment: the configured credential takes over, unproven."""
-    propose(work)
-    commit(work)
-
-
 def commit_proven(work: Work) -> None:
     work.change(candidate=structs.replace(candidate_of(work), proven=True))
     _note(work, tries=0, last_error=None)

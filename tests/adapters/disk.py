@@ -215,3 +215,13 @@ class Disk:
                 synced = self._synced_bytes.get(status.st_ino, status.st_size)
                 if status.st_size > synced + torn_bytes:
                     os.truncate(path, synced + torn_bytes)
+
+
+@pytest.fixture
+def crashed_descriptors():
+    """The kernel closes what a crashed process had open; tests that only pretend to crash do it here."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    for name in set(os.listdir("/proc/self/fd")) - before:
+        with contextlib.suppress(OSError):
+            os.close(int(name))

@@ -86,10 +86,9 @@ def configured(*, attestation=SYMMETRIC, **settings):
 
 
 def prove(port, **members):
-    return ProveCredential(
-        **{"generation": 3, "hub": f"localhost:{port}", "device_id": "Dev-1", "chain_pem": chain(ISSUED)}
-        | members
-    )
+    given = {"generation": 3, "hub": f"localhost:{port}", "device_id": "Dev-1", "chain_pem": chain(ISSUED)}
+    given |= members
+    return ProveCredential(**given, issued=given["chain_pem"] is not None)
 
 
 def ask(respond, *, context=None, times=1, configuration=None, **members):

@@ -11,7 +11,9 @@ import pytest
 
 from adapters.driven.instance_lock import FILE, InstanceLock
 from adapters.errors import AlreadyRunning, StoreUnavailable
-from tests.adapters.disk import Disk
+from tests.adapters.disk import Disk, crashed_descriptors  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("crashed_descriptors")
 
 
 def test_the_second_is_told_who_has_it(tmp_path):

@@ -15,9 +15,9 @@ from adapters.driven import journal_file
 from adapters.driven.journal_file import open_journal
 from adapters.errors import StoreUnavailable
 from adapters.fakes.journal import MemoryJournal
-from tests.adapters.disk import Disk, believed_syncs, ram_path  # noqa: F401 - fixtures
+from tests.adapters.disk import Disk, believed_syncs, crashed_descriptors, ram_path  # noqa: F401 - fixtures
 
-pytestmark = pytest.mark.usefixtures("believed_syncs")
+pytestmark = pytest.mark.usefixtures("crashed_descriptors", "believed_syncs")
 
 HEAD = [b'{"type":"header"}\n', b'{"type":"checkpoint"}\n']
 

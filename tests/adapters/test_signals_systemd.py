@@ -116,7 +116,7 @@ def test_a_full_queue_costs_nothing(manager):
 
 # --- socket activation -------------------------------------------------------------------------------
 
-FIRST = 200
+FIRST = 900
 "Far from the descriptors pytest uses."
 
 
