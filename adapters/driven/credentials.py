@@ -142,7 +142,7 @@ class GenerationStore:
         except OSError as exc:
             raise unavailable(exc, path) from exc
         raise StoreUnavailable(
-            f"{path} is a link to somewhere else; name such files in [preloaded_certs] of certd",
+            f"{path} is a link to somewhere else; move it away",
             code="foreign-link",
             failure_class="operator",
         )

@@ -85,7 +85,7 @@ class GenerationChanges:
         try:
             return x509.new_key(effect.algorithm)
         except ValueError as exc:
-            raise _refused("algorithm-unknown", f"{exc}; see key_algorithm") from exc
+            raise _refused("algorithm-unknown", f"{exc}; see [identityd.keys] algorithm") from exc
 
     def _place(self, generation: int, files: dict[str, bytes]) -> None:
         """A whole generation directory in one step. Replaces only what is worth nothing."""

@@ -9,7 +9,7 @@ import stat
 
 from adapters.driven.files import make_durable_directory, remove_tree, unavailable
 from adapters.driven.generation_changes import GenerationChanges
-from adapters.driven.generations import LIMITS, NEW, Damaged
+from adapters.driven.generations import ASSIGNMENT, LIMITS, NEW, Damaged, Layout
 from adapters.errors import bounded
 
 
@@ -81,11 +81,19 @@ def _aim(changes: GenerationChanges, notes: list[str]) -> None:
         # A device that was moved must not go back to the hub it came from.
         if belongs is None or belongs == (found.hub, found.device_id):
             changes.flip(generation)
-            why = reason or f"{layout.pointer_path} is missing"
-            notes.append(f"{why}; generation {generation} is in use, the newest that is complete")
+            if reason is not None or _has_history(layout, generation):
+                why = reason or f"{layout.pointer_path} is missing"
+                notes.append(f"{why}; generation {generation} is in use, the newest that is complete")
             return
     if reason is not None:
         notes.append(reason)
+
+
+def _has_history(layout: Layout, generation: int) -> bool:
+    """Whether another one was ever committed. If not, the very first commit was cut short before its flip,
+    which takes nothing away from anybody."""
+    others = (one for one in layout.generations() if one != generation)
+    return any(os.path.lexists(layout.file(one, ASSIGNMENT)) for one in others)
 
 
 def _settle(changes: GenerationChanges, notes: list[str]) -> None:

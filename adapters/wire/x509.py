@@ -30,8 +30,6 @@ MAX_CHAIN_CERTIFICATES = 16
 MAX_CHAIN_BYTES = 256 * 1024
 MAX_BUNDLE_CERTIFICATES = 128
 MAX_BUNDLE_BYTES = 1024 * 1024
-FUTURE_TOLERANCE_MS = 86_400_000
-"How far ahead of a trusted clock a fresh certificate may begin."
 
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _UNREADABLE = (
@@ -69,15 +67,6 @@ class OrderedChain(Struct, frozen=True, kw_only=True):
     intact: bool
     "Each certificate is issued by the next, and none is left over."
     leaf: CertificateFacts
-
-
-class VerifiedChain(Struct, frozen=True, kw_only=True):
-    """An issued chain that is what was asked for."""
-
-    chain_pem: bytes
-    leaf: CertificateFacts
-    not_yet_valid: bool
-    "notBefore lies in our future: commit it, and mark the clock."
 
 
 class BundleFacts(Struct, frozen=True, kw_only=True):
@@ -154,36 +143,6 @@ def order_chain(chain_pem: bytes, *, spki_sha256: str) -> OrderedChain:
     return OrderedChain(
         chain_pem=_pem([leaf, *received] if rest else ordered), intact=not rest, leaf=read[position]
     )
-
-
-def verify_issued(
-    chain_pem: bytes, *, spki_sha256: str, common_name: str, now_unix_ms: int, clock_trusted: bool
-) -> VerifiedChain:
-    """Check an issued chain against what was asked for, and repair its order.
-
-    Raises CertificateRejected with code ``chain-unparsable``, ``key-mismatch``, ``subject-mismatch``,
-    ``leaf-is-ca``, ``chain-broken``, ``expired`` (class clock while the clock is not trusted) or
-    ``not-yet-valid`` (over 24 h ahead of a trusted clock). Names compare as registration ids do,
-    without case.
-    """
-    chain = order_chain(chain_pem, spki_sha256=spki_sha256)
-    leaf = chain.leaf
-    if leaf.spki_sha256 != spki_sha256:
-        raise _rejected("key-mismatch", "the issued certificate is for another key")
-    if leaf.subject_cn.lower() != common_name.lower():
-        raise _rejected("subject-mismatch", f"issued to CN={leaf.subject_cn}, asked for CN={common_name}")
-    if leaf.is_ca:
-        raise _rejected("leaf-is-ca", "the issued certificate is a CA")
-    if not chain.intact:
-        raise _rejected("chain-broken", "the certificates do not form one chain")
-    if leaf.not_after_unix_ms <= now_unix_ms:
-        raise _rejected(
-            "expired", "the issued certificate has expired", "retry" if clock_trusted else "clock"
-        )
-    ahead_ms = leaf.not_before_unix_ms - now_unix_ms
-    if clock_trusted and ahead_ms > FUTURE_TOLERANCE_MS:
-        raise _rejected("not-yet-valid", "the issued certificate begins more than 24 h from now")
-    return VerifiedChain(chain_pem=chain.chain_pem, leaf=leaf, not_yet_valid=ahead_ms > 0)
 
 
 def der_chain_to_pem(chain: Sequence[bytes]) -> bytes:
