@@ -69,7 +69,11 @@ def _diagram(parser: argparse.ArgumentParser) -> None:
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     _json(parser)
-    parser.add_argument("--once", action="store_true", help="stop after the first pass through the story")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="live a whole life in at most 45 s, check it, and exit 0 only if all of it held",
+    )
 
 
 def _cloud(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +222,7 @@ def parser_for(program: str, commands: Sequence[Command]) -> argparse.ArgumentPa
         argparse.ArgumentParser,
         prog=program,
         description="Device identity from the cloud.",
-        epilog=f"example:\n  {commands[-1].example}\n\n{_EXITS}",
+        epilog=f"example:\n  {commands[0].example}\n\n{_EXITS}",
     )
     parser.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     _root(parser, default=None)

@@ -185,7 +185,7 @@ def _tell_ending(args: Namespace, ending: Ending) -> int:
         print(msgspec.json.encode(ending).decode())
     elif ending.outcome == "failed" and ending.error is not None:
         print(f"{bounded(failure_text(ending.error), 600)}", file=sys.stderr)
-        print(f"{args.command} failed: {bounded(ending.why)}", file=sys.stderr)
+        print(f"{args.command} failed. Now: {bounded(ending.why)}", file=sys.stderr)
     elif ending.outcome == "failed" or ending.outcome == "ignored":
         print(f"{args.command} {ending.outcome}: {bounded(ending.why)}", file=sys.stderr)
     else:

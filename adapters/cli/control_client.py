@@ -61,7 +61,9 @@ class _Said(Struct, frozen=True):
     message: str
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP/1.1 over a Unix socket."""
+
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
@@ -157,7 +159,7 @@ class ControlClient:
     def _open(
         self, method: str, target: str, timeout: float
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = _UnixConnection(self._path, timeout)
+        connection = UnixConnection(self._path, timeout)
         try:
             connection.request(method, target)
             return connection, connection.getresponse()

@@ -305,7 +305,7 @@ def test_a_failed_attempt(run):
     status, _, err = run(machine, "reprovision")
     assert status == 1
     assert "dps-401 (operator): Unauthorized [2J, tracking id 7ac5" in err
-    assert "reprovision failed: the attempt failed; the next one is at 02:00" in err
+    assert "reprovision failed. Now: the attempt failed; the next one is at 02:00" in err
 
 
 def test_a_failed_attempt_json(run):
