@@ -51,9 +51,8 @@ def restore_history(
     elif reading is None or reading.problem is not None:
         problem = active.problem if reading is None else reading.problem
         return _set_aside(journal, header, segments, reading, str(problem), refuse_damage=refuse_damage)
-    snapshot = restore(reading)
+    snapshot, problem = _folded(reading)
     if snapshot is None or reading.header is None:
-        problem = "it does not replay under the rules of this release"
         return _set_aside(journal, header, segments, reading, problem, refuse_damage=refuse_damage)
     journal.resume()
     foreign = bool(header.machine and reading.header.machine and header.machine != reading.header.machine)
@@ -64,6 +63,16 @@ def restore_history(
         notes=notes,
         foreign_machine=foreign,
     )
+
+
+def _folded(reading: Reading) -> tuple[Snapshot | None, str]:
+    """Where the file ends; None, and why, when the rules of this release do not lead there."""
+    problem = "it does not replay under the rules of this release"
+    try:
+        return restore(reading), problem
+    except Exception as exc:
+        # Whole, but from where this machine never was: rules may trust what a snapshot of theirs implies.
+        return None, f"{problem} ({type(exc).__name__})"
 
 
 def _set_aside(
@@ -80,7 +89,8 @@ def _set_aside(
         raise _refused(f"{path}: {problem}")
     aside = journal.set_aside(path, problem)
     note = f"journal: {problem}; set aside as {aside}, the state was rebuilt from the stores"
-    return _begin(journal, header, segments[:-1], reading, (note,))
+    losses = int(aside.rpartition("-")[2])
+    return _begin(journal, header, segments[:-1], reading, (note,), losses)
 
 
 def _refused(problem: str) -> StoreUnavailable:
@@ -97,9 +107,13 @@ def _begin(
     closed: Sequence[Segment],
     damaged: Reading | None,
     notes: tuple[str, ...],
+    losses: int = 0,
 ) -> Restored:
-    """A new epoch. Its numbers lie beyond everything that was ever used."""
-    epoch, sequence = 0, 0
+    """A new epoch. Its numbers lie beyond everything that was ever used.
+
+    ``losses`` counts the files set aside: where they cannot say what they used, it bounds it.
+    """
+    epoch, sequence = 2 * losses, max(losses - 1, 0) * GAP
     readings = [read(segment.content) for segment in closed[-1:]]
     for reading in (*readings, *(() if damaged is None else (damaged,))):
         if reading.header is not None:

@@ -7,7 +7,7 @@ tried again, commands are refused, and whatever serves from the stores goes on.
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -87,13 +87,14 @@ class Ports(Struct, frozen=True, kw_only=True):
 class _Entry:
     """An event on its way, and who waits for it."""
 
-    __slots__ = ("done", "event", "result", "withdrawn")
+    __slots__ = ("done", "event", "result", "withdrawn", "writing")
 
     def __init__(self, event: AnyEvent, done: trio.Event | None = None) -> None:
         self.event = event
         self.done = done
         self.result: Taken | StoreUnavailable | None = None
         self.withdrawn = False
+        self.writing = False
 
     def finish(self, result: Taken | StoreUnavailable) -> None:
         self.result = result
@@ -110,6 +111,10 @@ class Runtime:
         self._header = header
         "What every new file says about this machine and release."
         self._snapshot = provisional
+        "What is true now: provisional until the history is open and this start is part of it."
+        self._history = provisional
+        "What the next step goes on from."
+        self._report_started: Callable[[], None] = _nobody_waits
         self._problem: str | None = None
         self._journal: Journal | None = None
         self._hash = ""
@@ -156,6 +161,9 @@ class Runtime:
             raise StoreUnavailable("the service is busy or stopping", code="journal-unavailable") from exc
         with trio.move_on_after(COMMAND_WAIT_S):
             await entry.done.wait()
+        if entry.writing:
+            # Its record is on the way to the disk and cannot be taken back.
+            await entry.done.wait()
         if isinstance(entry.result, Taken):
             return entry.result
         entry.withdrawn = True
@@ -187,14 +195,15 @@ class Runtime:
     # --- the loop ------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until StopService. Started once status is true: history restored, or known to be unreadable."""
+        """Until StopService. Started once status is true: history restored, or known to be unavailable."""
+        self._report_started = task_status.started
         try:
             async with trio.open_nursery() as effects:
-                opened = await self._open(task_status)
+                opened = await self._open()
                 if opened is None:
                     return
                 self._journal, self._hash = opened.journal, opened.last_hash
-                self._snapshot = opened.snapshot
+                self._history = opened.snapshot
                 outstanding = opened.snapshot.outstanding
                 for event in opened.events:
                     if not await self._take(_Entry(event), effects):
@@ -202,27 +211,38 @@ class Runtime:
                 self._perform_again(outstanding, effects)
                 if opened.rotate:
                     await self._rotate()
-                task_status.started()
+                self._tell_started()
                 async for entry in self._inbox:
                     if not await self._take(entry, effects):
                         break
                 effects.cancel_scope.cancel()
         finally:
-            self._inbox.close()
+            self._refuse_the_rest()
             for watcher in tuple(self._watchers):
                 watcher.close()
 
-    async def _open(self, task_status: trio.TaskStatus[None]) -> Opened | None:
+    def _tell_started(self) -> None:
+        """Once, however often this is called."""
+        report, self._report_started = self._report_started, _nobody_waits
+        report()
+
+    def _refuse_the_rest(self) -> None:
+        """Whoever still waits for a command to be taken is told that it never will be."""
+        with suppress(trio.WouldBlock):
+            while True:
+                self._inbox.receive_nowait().finish(
+                    StoreUnavailable("the service is stopping", code="journal-unavailable")
+                )
+        self._inbox.close()
+
+    async def _open(self) -> Opened | None:
         """None when asked to stop before the history could be read."""
         delay = FIRST_RETRY_S
-        reported = task_status
         while True:
             try:
                 opened = await self._opener()
             except StoreUnavailable as exc:
                 self._journal_failed(exc)
-                reported.started()
-                reported = trio.TASK_STATUS_IGNORED
                 if await self._stopped_within(delay):
                     return None
                 delay = min(delay * 2, LAST_RETRY_S)
@@ -238,9 +258,10 @@ class Runtime:
             # Stamped and drawn anew at each try: what could not be journalled never happened.
             now = self._ports.clock.now_unix_ms()
             event = structs.replace(entry.event, draw_ppm=self._ports.chance.draw_ppm())
-            decision = decide(self._snapshot, event, now)
+            decision = decide(self._history, event, now)
             record = _record(decision, event, now)
             line, digest = encode_line(record, self._hash)
+            entry.writing = True
             try:
                 await self._journal.append(line)
             except StoreUnavailable as exc:
@@ -255,7 +276,8 @@ class Runtime:
             if self._problem is not None:
                 log.info("journal writable again")
                 self._problem = None
-            self._snapshot, self._hash = decision.snapshot, digest
+            self._snapshot = self._history = decision.snapshot
+            self._hash = digest
             self._publish(line)
             log.info("%s", tell(record))
             entry.finish(Taken(sequence=record.sequence, verdict=decision.verdict, why=decision.why))
@@ -290,7 +312,7 @@ class Runtime:
 
     def _perform_again(self, outstanding: tuple[Outstanding, ...], effects: trio.Nursery) -> None:
         """What the last run asked and never saw answered, under the same ids."""
-        still = {one.id for one in self._snapshot.outstanding}
+        still = {one.id for one in self._history.outstanding}
         for one in outstanding:
             if one.id in still and isinstance(one.effect, Asking):
                 effects.start_soon(self._perform_one, one.id, one.effect)
@@ -306,7 +328,7 @@ class Runtime:
 
     async def _rotate(self) -> None:
         assert self._journal is not None
-        snapshot = self._snapshot
+        snapshot = self._history
         header = structs.replace(
             self._header,
             epoch=snapshot.epoch,
@@ -334,11 +356,17 @@ class Runtime:
         if self._problem != exc.message:
             log.error("journal unavailable: %s", exc.message)
         self._problem = exc.message
+        # Sockets serve from the stores meanwhile: a supervisor must not take this for a failed start.
+        self._tell_started()
 
     async def _stopped_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):
             await self._stop_asked.wait()
         return self._stop_asked.is_set()
+
+
+def _nobody_waits() -> None:
+    """Stands in for a start that was told already."""
 
 
 def _record(decision: Decision, event: AnyEvent, now: int) -> Record:

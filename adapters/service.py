@@ -106,12 +106,13 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
     certd = certd_handler(certificates)
     control = control_handler(runtime, own_uid=os.geteuid(), machine=machine_json)
 
+    # Before anything is alive: a socket that cannot be had is one plain error, not a group of them.
+    sockets = (
+        (_listener("certd", paths.certd_sock, inherited), certd),
+        (_listener("control", paths.control_sock, inherited), control),
+    )
     async with trio.open_nursery() as nursery:
-        sockets = {
-            "certd": (_listener("certd", paths.certd_sock, inherited), certd),
-            "control": (_listener("control", paths.control_sock, inherited), control),
-        }
-        for listener, handler in sockets.values():
+        for listener, handler in sockets:
             await nursery.start(serve, [listener], handler, limits)
         await nursery.start(timers.run, runtime.post)
         await nursery.start(watch_signals, runtime.post, _Reload(paths, held, runtime))
@@ -166,7 +167,7 @@ def _keep_last_good(paths: Paths, loaded: config.Loaded) -> tuple[str, ...]:
         for problem in loaded.problems:
             log.error("%s", problem)
         first = loaded.problems[0] if loaded.problems else "unusable"
-        return (f"configuration: {paths.config} cannot be used ({first}); the last good one is in force",)
+        return (f"configuration: not usable, the last good one is in force ({first})",)
     try:
         config.save_last_good(paths.last_good_config, loaded.text)
     except StoreUnavailable as exc:
@@ -283,6 +284,8 @@ def _limits(configuration: Configuration) -> ServerLimits:
     limits = configuration.limits
     return ServerLimits(
         connections=limits.connections,
+        # A quarter is left to the other users, whatever one of them does.
+        connections_per_uid=max(1, limits.connections * 3 // 4),
         body_bytes=limits.body_bytes,
         idle_s=limits.idle_seconds,
         head_s=limits.head_seconds,
@@ -325,6 +328,8 @@ class _Reload:
         self._held.configuration = loaded.configuration
         _keep_last_good(self._paths, loaded)
         identity = await trio.to_thread.run_sync(identify, loaded.configuration)
+        if identity.note is not None:
+            log.warning("%s", identity.note)
         self._runtime.post(ConfigurationChanged(policy=identity.policy, fingerprint=identity.fingerprint))
         log.info("configuration reloaded")
 

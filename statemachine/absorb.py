@@ -37,17 +37,46 @@ from statemachine.work import Work
 
 def absorb(work: Work) -> None:
     """Take in what the event says. Deadlines are armed again when the clock became trusted or was set."""
-    before = work.snapshot.clock
-    clock = _clock(work.snapshot, work.event, work.now)
-    work.change(clock=clock, last_unix_ms=work.now)
+    before = work.snapshot
+    clock = _clock(before, work.event, work.now)
+    work.change(sequence=before.sequence + 1, clock=clock, last_unix_ms=work.now)
+    if work.now < before.last_unix_ms:
+        _nothing_past_lies_ahead(work)
     take = _TAKES.get(type(work.event))
     if take is not None:
         take(work)
-    if clock.trusted and not before.trusted and not isinstance(work.event, Started):
+    if clock.trusted and not before.clock.trusted and not isinstance(work.event, Started):
         work.change(budget=Budget())
         rearm_deadlines(work)
     elif isinstance(work.event, ClockObserved) and work.event.jump_ms:
-        rearm_deadlines(work)
+        _clock_set(work, work.event)
+
+
+def _clock_set(work: Work, event: ClockObserved) -> None:
+    if event.kernel_synchronised and abs(event.jump_ms) > policy.CLOCK_TOLERANCE_MS:
+        # What failed until now may have failed because of the clock.
+        work.change(budget=Budget())
+    rearm_deadlines(work)
+
+
+def _nothing_past_lies_ahead(work: Work) -> None:
+    """The clock went back: what has happened is at latest now, or waits from it could last for years."""
+    snapshot, now = work.snapshot, work.now
+    budget, refusals = snapshot.budget, snapshot.refusals
+    work.change(
+        budget=structs.replace(budget, since_unix_ms=min(budget.since_unix_ms, now)),
+        refusals=structs.replace(
+            refusals,
+            first_unix_ms=min(refusals.first_unix_ms, now),
+            driven_unix_ms=min(refusals.driven_unix_ms, now),
+        ),
+        reprovisioned_unix_ms=min(snapshot.reprovisioned_unix_ms, now),
+    )
+    credential, candidate = snapshot.credential, snapshot.candidate
+    if credential is not None and credential.committed_unix_ms > now:
+        work.change(credential=structs.replace(credential, committed_unix_ms=now))
+    if candidate is not None and candidate.assigned_unix_ms > now:
+        work.change(candidate=structs.replace(candidate, assigned_unix_ms=now))
 
 
 def rearm_deadlines(work: Work) -> None:
@@ -68,12 +97,17 @@ def arm_overdue(work: Work) -> None:
 
 
 def rearm_all(work: Work) -> None:
-    """After a start: everything armed again. What is overdue is spread; a delay keeps what is left of it."""
+    """After a start: everything armed again. What is overdue is spread; a delay keeps what is left of it.
+
+    Except the running attempt's deadline: time without power does not count against it.
+    """
     for armed in work.snapshot.armed:
-        if armed.delay_ms is not None:
-            work.arm_after(armed.name, min(armed.delay_ms, max(armed.at_unix_ms - work.now, 0)))
+        if armed.name == "timeout":
+            work.arm_after("timeout", work.snapshot.policy.attempt_timeout_ms)
         elif armed.name == "attempt" and armed.at_unix_ms <= work.now:
             arm_overdue(work)
+        elif armed.delay_ms is not None:
+            work.arm_after(armed.name, min(armed.delay_ms, max(armed.at_unix_ms - work.now, 0)))
         else:
             work.arm_at(armed.name, armed.at_unix_ms)
 
@@ -93,24 +127,35 @@ def _clock(snapshot: Snapshot, event: Event, now: int) -> ClockTrust:
         floor = max(clock.floor_unix_ms, event.build_unix_ms)
         clock = structs.replace(clock, floor_unix_ms=floor)
         if event.kernel_synchronised:
-            return _judged(clock, trusted=True, reason="the kernel says it is synchronised")
+            return _synchronised(clock, now)
         if now < floor:
-            return _judged(clock, trusted=False, reason="is earlier than an instant known to have passed")
-        if snapshot.last_unix_ms and abs(now - snapshot.last_unix_ms) > policy.JUMP_MS:
-            return _judged(clock, trusted=False, reason="moved by more than a day while the service was down")
-        return _judged(clock, trusted=True, reason="plausible: nothing contradicts it")
-    if isinstance(event, ClockObserved):
+            return _distrusted(clock, "is earlier than an instant known to have passed")
+        if snapshot.last_unix_ms == 0:
+            return structs.replace(clock, trusted=True, reason="plausible: nothing contradicts it")
+        if abs(now - snapshot.last_unix_ms) > policy.JUMP_MS:
+            return _distrusted(clock, "moved by more than a day while the service was down")
+        # As it was: a restart alone confirms nothing.
+    elif isinstance(event, ClockObserved):
         if event.kernel_synchronised:
-            return _judged(clock, trusted=True, reason="the kernel says it is synchronised")
+            return _synchronised(clock, now)
         if now < clock.floor_unix_ms:
-            return _judged(clock, trusted=False, reason="is earlier than an instant known to have passed")
+            return _distrusted(clock, "is earlier than an instant known to have passed")
         if abs(event.jump_ms) > policy.JUMP_MS:
-            return _judged(clock, trusted=False, reason="jumped by more than a day")
+            return _distrusted(clock, "jumped by more than a day")
     return clock
 
 
-def _judged(clock: ClockTrust, *, trusted: bool, reason: str) -> ClockTrust:
-    return structs.replace(clock, trusted=trusted, reason=reason)
+def _synchronised(clock: ClockTrust, now: int) -> ClockTrust:
+    return structs.replace(
+        clock,
+        trusted=True,
+        reason="the kernel says it is synchronised",
+        floor_unix_ms=max(clock.floor_unix_ms, now),
+    )
+
+
+def _distrusted(clock: ClockTrust, reason: str) -> ClockTrust:
+    return structs.replace(clock, trusted=False, reason=reason)
 
 
 def _span(offset_ms: int) -> str:

@@ -5,16 +5,12 @@ from msgspec import structs
 from statemachine import policy
 from statemachine.absorb import arm_overdue
 from statemachine.effects import ProveCredential, RetireCredential, StopService
-from statemachine.events import Failure
-from statemachine.guards import (
-    holds_issued,
-    may_begin_by_command,
-    within_budget,
-)
-from statemachine.snapshot import Budget, Problem, Refusals
+from statemachine.events import Failure, RenewRequested, ReprovisionRequested
+from statemachine.guards import holds_issued, in_last_part, may_begin, may_begin_by_command
+from statemachine.snapshot import Budget, Credential, Problem, Refusals, Superseded
 from statemachine.work import AttemptAbandoned, AttemptBegun, Work
 
-COLLECT_AGAIN_MS = 60_000
+COLLECT_AGAIN_MS = 3_600_000
 
 # --- beginning and giving up attempts ----------------------------------------------------------------
 
@@ -25,9 +21,15 @@ def begin(work: Work) -> None:
 
 
 def begin_by_command(work: Work) -> None:
-    """A person's word: it confirms a copied image, and starts counting afresh."""
-    work.change(foreign_machine=False, budget=Budget(), failures=0)
-    _begin(work, by_operator=True)
+    """An operator's word confirms a copied image, and starts counting afresh. Any other caller's does not."""
+    if _by_operator(work):
+        work.change(foreign_machine=False, budget=Budget(), failures=0)
+    _begin(work, by_operator=_by_operator(work))
+
+
+def _by_operator(work: Work) -> bool:
+    event: ReprovisionRequested | RenewRequested = work.event
+    return isinstance(event, RenewRequested) or event.privileged
 
 
 def begin_by_refusal(work: Work) -> None:
@@ -42,11 +44,12 @@ def begin_by_refusal(work: Work) -> None:
 
 def begin_or_wait(work: Work) -> None:
     """Start an attempt, or arm the instant at which one may start."""
+    if may_begin(work):
+        _begin(work, by_operator=False)
+        return
     if may_begin_by_command(work) and not work.snapshot.foreign_machine:
-        if within_budget(work):
-            _begin(work, by_operator=False)
-        else:
-            wait_for_budget(work)
+        wait_for_budget(work)
+    prove_later(work)
 
 
 def begin_without_credential(work: Work) -> None:
@@ -72,9 +75,9 @@ def _begin(work: Work, *, by_operator: bool) -> None:
 
 
 def join(work: Work) -> None:
-    """The running attempt is the one that was asked for; from now on it counts as ordered by a person."""
+    """The running attempt is the one asked for; when an operator asked, it is ordered from now on."""
     attempt = work.snapshot.attempt
-    if attempt is not None:
+    if attempt is not None and _by_operator(work):
         work.change(attempt=structs.replace(attempt, by_operator=True), foreign_machine=False)
 
 
@@ -98,13 +101,16 @@ def wait_for_budget(work: Work) -> None:
 # --- the life of the credential in use ---------------------------------------------------------------
 
 
+def credential_of(work: Work) -> Credential:
+    credential = work.snapshot.credential
+    assert credential is not None, "these rows run only where a credential is in use"
+    return credential
+
+
 def arm_life(work: Work) -> None:
     """Arm what the credential in use brings with itself: its window and end, or the next ask for issuance."""
-    snapshot = work.snapshot
-    credential, settings = snapshot.credential, snapshot.policy
+    credential, settings = credential_of(work), work.snapshot.policy
     work.disarm("attempt")
-    if credential is None:
-        return
     if credential.source == "configured":
         work.disarm("window", "expiry")
         work.arm_after("reissue", settings.reissue_interval_ms)
@@ -124,9 +130,7 @@ def arm_life(work: Work) -> None:
 
 def arm_renewal(work: Work) -> None:
     """Inside the window: the attempt begins at the certificate's own drawn instant."""
-    credential, settings = work.snapshot.credential, work.snapshot.policy
-    if credential is None:
-        return
+    credential, settings = credential_of(work), work.snapshot.policy
     work.disarm("window")
     due = policy.renew_at(
         credential.not_before_unix_ms,
@@ -143,10 +147,11 @@ def arm_renewal(work: Work) -> None:
 
 
 def enter_life(work: Work) -> None:
-    """Serve the credential in use from here on: its deadlines, and its renewal when the window is open."""
+    """Serve the credential in use: its deadlines, its renewal when the window is open, and its proof."""
     arm_life(work)
     if holds_issued(work) and work.snapshot.armed_as("window") is None:
         arm_renewal(work)
+    prove_later(work)
 
 
 def retry_later(work: Work) -> None:
@@ -169,14 +174,34 @@ def retry_later(work: Work) -> None:
         retry_after_ms=problem.retry_after_ms,
         remaining_life_ms=remaining,
     )
-    work.arm_after("attempt", delay)
+    work.arm_after("attempt", max(delay, _budget_gap(work)))
+    if remaining is not None and snapshot.armed_as("expiry") is None:
+        # It passed unheeded while the clock was not trusted; since then the service was started anew.
+        work.arm_at("expiry", work.now + remaining)
     prove_later(work)
 
 
+def _budget_gap(work: Work) -> int:
+    """Least wait for the budget's sake, never beyond the instant from which none is kept."""
+    snapshot = work.snapshot
+    budget, settings, credential = snapshot.budget, snapshot.policy, snapshot.credential
+    if in_last_part(work):
+        return 0
+    gap = policy.budget_gap_ms(
+        spent=budget.spent,
+        registrations=settings.budget_registrations,
+        left_ms=budget.since_unix_ms + settings.budget_window_ms - work.now,
+    )
+    if credential is not None and credential.source == "issued":
+        last = policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+        if last > work.now:
+            gap = min(gap, last - work.now)
+    return gap
+
+
 def rest_after_failure(work: Work) -> None:
-    """The credential in use has time: what it brought armed goes on, issuance is asked for again in time."""
-    if not holds_issued(work):
-        work.arm_after("reissue", work.snapshot.policy.reissue_interval_ms)
+    """The credential in use has time: its own deadlines go on, or issuance is asked for again in time."""
+    arm_life(work)
     prove_later(work)
 
 
@@ -184,7 +209,12 @@ def succeed(work: Work) -> None:
     """The attempt's result is current: serve it, and start counting afresh."""
     work.change(failures=0, budget=Budget(), refusals=_calmed(work))
     enter_life(work)
-    prove_later(work)
+
+
+def succeed_outdated(work: Work) -> None:
+    """It worked, but is not what is wanted any more."""
+    work.change(failures=0, budget=Budget(), refusals=_calmed(work))
+    begin_or_wait(work)
 
 
 def succeed_reprovisioning(work: Work) -> None:
@@ -219,9 +249,9 @@ def prove_later(work: Work) -> None:
 
 def prove_current(work: Work) -> None:
     snapshot = work.snapshot
-    credential, assignment = snapshot.credential, snapshot.assignment
-    if credential is None or assignment is None:
-        return
+    credential, assignment = credential_of(work), snapshot.assignment
+    assert assignment is not None, "a credential comes and goes with its assignment"
+    work.forget_asked((ProveCredential,))
     work.ask(
         ProveCredential(
             generation=credential.generation,
@@ -234,9 +264,7 @@ def prove_current(work: Work) -> None:
 
 
 def mark_proven(work: Work) -> None:
-    credential = work.snapshot.credential
-    if credential is not None:
-        work.change(credential=structs.replace(credential, proven=True))
+    work.change(credential=structs.replace(credential_of(work), proven=True))
     tidy(work)
 
 
@@ -245,18 +273,28 @@ def tidy(work: Work) -> None:
     snapshot = work.snapshot
     credential = snapshot.credential
     proven = credential is not None and credential.proven
-    kept = tuple(one for one in snapshot.superseded if not proven or one.keep_until_unix_ms > work.now)
+    kept = _still_needed(work, proven=proven)
     work.change(superseded=kept)
     keep = {one.generation for one in kept}
     if credential is not None:
         keep.add(credential.generation)
     if snapshot.staged is not None:
         keep.add(snapshot.staged.generation)
-    if snapshot.candidate is not None:
-        keep.add(snapshot.candidate.generation)
+    work.forget_asked((RetireCredential,))
     work.ask(RetireCredential(keep=tuple(sorted(keep))))
-    if proven and kept:
+    if kept and not snapshot.clock.trusted:
+        work.arm_after("collect", policy.DAY_MS)
+    elif kept and proven:
         work.arm_at("collect", min(one.keep_until_unix_ms for one in kept))
+
+
+def _still_needed(work: Work, *, proven: bool) -> tuple[Superseded, ...]:
+    """Nothing is deleted by a clock that is not trusted, nor the latest before its successor was proven."""
+    superseded = work.snapshot.superseded
+    if not work.snapshot.clock.trusted:
+        return superseded
+    latest = () if proven else superseded[-1:]
+    return tuple(one for one in superseded if one.keep_until_unix_ms > work.now or one in latest)
 
 
 def problem_of(event: Failure) -> Problem:

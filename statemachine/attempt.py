@@ -90,6 +90,23 @@ ROWS: tuple[Row[Phase], ...] = (
         why="The overall deadline of one attempt has passed.",
         rule="design §8; every wait bounded",
     ),
+    Row(
+        source=(SUBMITTING,),
+        event=on(Started),
+        guard=when.repeat_beyond_budget,
+        dest=IDLE,
+        action=do.fail_by_budget,
+        why="The registration would be sent once more, but the budget is used up.",
+        rule="design §2: Budget, surviving restarts",
+    ),
+    Row(
+        source=(SUBMITTING,),
+        event=on(Started),
+        guard=when.attempt_goes_on,
+        action=do.count_repeat,
+        why="The registration is sent once more: whether DPS took it before the restart nobody knows.",
+        rule="design §2: Budget, surviving restarts",
+    ),
     # --- submit --------------------------------------------------------------------------------------
     Row(
         source=(SUBMITTING,),
@@ -187,7 +204,6 @@ ROWS: tuple[Row[Phase], ...] = (
     Row(
         source=(PROVING,),
         event=on(CredentialProven),
-        guard=when.about_candidate,
         dest=COMMITTING,
         action=do.commit_proven,
         why="The hub accepts the new credential.",
@@ -221,7 +237,6 @@ ROWS: tuple[Row[Phase], ...] = (
     Row(
         source=(PROVING,),
         event=on(CredentialProofFailed),
-        guard=when.about_candidate,
         dest=COMMITTING,
         action=do.commit_unproven,
         why="The hub cannot be asked, and there is no credential that could wait; it is proven later.",
@@ -246,7 +261,7 @@ ROWS: tuple[Row[Phase], ...] = (
     Row(
         source=(COMMITTING,),
         event=on(CredentialCommitFailed),
-        guard=when.worth_repeating,
+        guard=when.commit_worth_repeating,
         action=do.act_again_later,
         why="The store could not flip; what was current still is, and it is tried again.",
         rule="design §4: Commit",
@@ -256,7 +271,7 @@ ROWS: tuple[Row[Phase], ...] = (
         event=on(CredentialCommitFailed),
         dest=IDLE,
         action=do.fail,
-        why="The store refused the credential for good; what was current still is.",
+        why="The store refused the credential, or it is no longer wanted; what was current still is.",
         rule="design §4: Commit",
     ),
     Row(

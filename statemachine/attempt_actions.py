@@ -14,6 +14,7 @@ from statemachine.effects import (
     SubmitRegistration,
 )
 from statemachine.events import Failure, KeyStaged, RegistrationAccepted, RegistrationAssigned
+from statemachine.guards import in_last_part
 from statemachine.judge import chain_problem
 from statemachine.snapshot import (
     Assignment,
@@ -27,6 +28,7 @@ from statemachine.snapshot import (
     StagedKey,
     Superseded,
 )
+from statemachine.states import State
 from statemachine.work import AttemptFailed, AttemptSucceeded, Work
 
 _ATTEMPT_EFFECTS: tuple[type[Asking], ...] = (
@@ -117,14 +119,12 @@ def keep_key_and_submit(work: Work) -> None:
 
 def submit(work: Work) -> None:
     """Register. Each time counts against the budget."""
+    _spend(work)
     snapshot = work.snapshot
-    budget, attempt, staged = snapshot.budget, attempt_of(work), snapshot.staged
-    if budget.spent == 0 or work.now - budget.since_unix_ms >= snapshot.policy.budget_window_ms:
-        budget = Budget(since_unix_ms=work.now)
+    attempt, staged = attempt_of(work), snapshot.staged
     work.disarm("phase")
     work.forget_asked((SubmitRegistration, PollRegistration))
     work.change(
-        budget=structs.replace(budget, spent=budget.spent + 1),
         attempt=structs.replace(attempt, submits=attempt.submits + 1, operation_id=None, polls=0),
     )
     send_key = attempt.with_csr and staged is not None
@@ -138,6 +138,21 @@ def submit(work: Work) -> None:
     )
 
 
+def _spend(work: Work) -> None:
+    """Count one registration. The last part of a certificate's life has a reserve of its own."""
+    if in_last_part(work):
+        return
+    budget = work.snapshot.budget
+    if budget.spent == 0 or work.now - budget.since_unix_ms >= work.snapshot.policy.budget_window_ms:
+        budget = Budget(since_unix_ms=work.now)
+    work.change(budget=structs.replace(budget, spent=budget.spent + 1))
+
+
+def count_repeat(work: Work) -> None:
+    """After a start the outstanding registration is performed again, under its id."""
+    _spend(work)
+
+
 def submit_without_csr(work: Work) -> None:
     _note(work, with_csr=False, last_error=problem_of(work.event))
     submit(work)
@@ -147,6 +162,18 @@ def submit_again(work: Work) -> None:
     event: Failure = work.event
     _note(work, last_error=problem_of(event))
     submit(work)
+
+
+def fail_by_budget(work: Work) -> None:
+    """Restart after restart must not register without bound."""
+    _fail(
+        work,
+        Problem(
+            failure_class="wait",
+            code="budget-used-up",
+            message="as many registrations without success as the budget allows were made",
+        ),
+    )
 
 
 # --- poll --------------------------------------------------------------------------------------------
@@ -216,29 +243,40 @@ def propose(work: Work) -> None:
             bundle=event.bundle,
             bundle_id=snapshot.policy.trust_bundle_id,
             keep_bundle=event.bundle is None
-            and not _removes_bundle(event, by_operator=attempt.by_operator, same=same),
+            and not _removes_bundle(event, ordered=_registers_anew(work, attempt), same=same),
             new_assignment=not same,
         ),
     )
     _note(work, tries=0)
 
 
-def _removes_bundle(event: RegistrationAssigned, *, by_operator: bool, same: bool) -> bool:
+def _registers_anew(work: Work, attempt: Attempt) -> bool:
+    """A person ordered registration from the start. A renewal, ordered or not, is none."""
+    return attempt.by_operator and work.state is not State.RENEWING
+
+
+def _removes_bundle(event: RegistrationAssigned, *, ordered: bool, same: bool) -> bool:
     """Absence speaks only in a dialect that has bundles, and only after a move or a person's word."""
-    return event.bundle_spoken and event.bundle_problem is None and (by_operator or not same)
+    return event.bundle_spoken and event.bundle_problem is None and (ordered or not same)
 
 
 def propose_and_prove(work: Work) -> None:
     propose(work)
-    if work.snapshot.clock.floor_unix_ms < candidate_begins(work):
-        # A verified certificate that begins later than any instant we knew to have passed moves the floor.
-        work.change(clock=structs.replace(work.snapshot.clock, floor_unix_ms=candidate_begins(work)))
+    chain = candidate_of(work).chain
+    if chain is not None:
+        _learn_time(work, chain.not_before_unix_ms)
     prove(work)
 
 
-def candidate_begins(work: Work) -> int:
-    chain = candidate_of(work).chain
-    return chain.not_before_unix_ms if chain is not None else 0
+def _learn_time(work: Work, begins_unix_ms: int) -> None:
+    """A verified certificate that has begun moves the floor, and shows up a clock that is behind it."""
+    clock = work.snapshot.clock
+    clock = structs.replace(clock, floor_unix_ms=max(clock.floor_unix_ms, begins_unix_ms))
+    if begins_unix_ms > work.now + policy.CLOCK_TOLERANCE_MS:
+        clock = structs.replace(
+            clock, trusted=False, reason="is earlier than the beginning of a certificate just issued"
+        )
+    work.change(clock=clock)
 
 
 def prove(work: Work) -> None:
@@ -392,14 +430,15 @@ def fail_by_timeout(work: Work) -> None:
 
 
 def _fail(work: Work, problem: Problem) -> None:
-    if problem.failure_class == "new_key":
-        work.change(staged=None)
     if problem.failure_class == "clock":
         # A wrong clock is not the cloud's fault: the registration is given back.
         budget = work.snapshot.budget
         work.change(budget=structs.replace(budget, spent=max(budget.spent - 1, 0)))
     work.change(failures=work.snapshot.failures + 1)
     _end(work, problem)
+    if problem.failure_class == "new_key" and work.snapshot.staged is not None:
+        work.change(staged=None)
+        tidy(work)
     work.signal(AttemptFailed)
 
 

@@ -143,11 +143,16 @@ def _state_words(snapshot: Snapshot, now: int) -> str:
             return "The certificate is inside its renewal window and is still in use."
         case State.RENEWING:
             return "A new certificate is being obtained; the old one is still in use."
-        case State.REPROVISIONING:
-            if credential is None:
-                return "Registration is repeated; no usable credential is left."
-            if credential.source == "issued" and credential.not_after_unix_ms <= now:
-                return "Registration is repeated; the certificate in use has expired."
+        case State.REPROVISIONING if credential is None:
+            return "Registration is repeated; no usable credential is left."
+        case State.REPROVISIONING if (
+            snapshot.clock.trusted
+            and credential is not None
+            and credential.source == "issued"
+            and credential.not_after_unix_ms <= now
+        ):
+            return "Registration is repeated; the certificate in use has expired."
+        case _:
             return "Registration is repeated; what is in use stays until it is replaced."
 
 
@@ -172,19 +177,19 @@ _TIMER_WORDS: dict[Timer, str] = {
     "timeout": "the running attempt is given up",
 }
 
-_NEXT_ORDER: tuple[Timer, ...] = ("phase", "timeout", "attempt", "window", "reissue", "prove", "expiry")
+_RUNNING_ORDER: tuple[Timer, ...] = ("phase", "timeout")
+_RESTING_ORDER: tuple[Timer, ...] = ("attempt", "window", "reissue", "prove", "expiry")
 
 
 def _next(snapshot: Snapshot) -> NextStatus | None:
     if snapshot.stopping:
         return None
-    for name in _NEXT_ORDER:
+    running = snapshot.phase is not Phase.IDLE
+    for name in _RUNNING_ORDER if running else _RESTING_ORDER:
         armed = snapshot.armed_as(name)
         if armed is not None:
             return NextStatus(what=_TIMER_WORDS[name], at=rfc3339(_when(snapshot, armed)))
-    if snapshot.phase is not Phase.IDLE:
-        return NextStatus(what=_PHASE_WORDS[snapshot.phase])
-    return None
+    return NextStatus(what=_PHASE_WORDS[snapshot.phase]) if running else None
 
 
 def _when(snapshot: Snapshot, armed: Armed) -> int:
@@ -318,7 +323,7 @@ _WOULD_CHANGE: dict[str, str] = {
 def tell(record: Record) -> str:
     """One line for people: when, what happened, where that led, what was wished for."""
     position = record.state if record.phase == "Idle" else f"{record.state}/{record.phase}"
-    wishes = ", ".join(_effect_words(effect) for effect in record.effects if not isinstance(effect, Disarm))
+    wishes = ", ".join(filter(None, map(_effect_words, record.effects)))
     tail = f" -> {wishes}" if wishes else ""
     mark = "" if record.verdict == "taken" else f" [{record.verdict}]"
     return (
@@ -335,7 +340,7 @@ def _event_words(event: Event) -> str:
         return f"{name}: {event.failure_class}, {event.code}: {event.message}"[:300]
     if isinstance(event, RegistrationAssigned):
         issued = "with a certificate" if event.chain is not None else "without a certificate"
-        bundle = f", {event.bundle.certificates} trusted CAs" if event.bundle is not None else ""
+        bundle = f", trusted CAs: {event.bundle.certificates}" if event.bundle is not None else ""
         return f"{name} to {event.assigned_hub} {issued}{bundle}"
     return name
 
@@ -361,4 +366,5 @@ def _effect_words(effect: AnyEffect) -> str:
         case StopService():
             return "stop"
         case Disarm():
-            return f"disarm {effect.name}"
+            # Not worth a word: what takes its place is armed, or nothing is.
+            return ""

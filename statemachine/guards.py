@@ -1,6 +1,7 @@
 """Named questions that rows ask. Each reads the snapshot, the event and the stamp, and changes nothing."""
 
 from statemachine import policy
+from statemachine.effects import CommitCredential
 from statemachine.events import CredentialProofFailed, Failure, RegistrationAssigned, ReprovisionRequested
 from statemachine.judge import chain_problem
 from statemachine.states import Phase, State
@@ -30,19 +31,30 @@ def may_begin_by_command(work: Work) -> bool:
 
 def within_budget(work: Work) -> bool:
     """In the last tenth of a certificate's life only the backoff bounds attempts: no budget may end one."""
-    snapshot = work.snapshot
-    budget, settings = snapshot.budget, snapshot.policy
-    if budget.spent < settings.budget_registrations:
-        return True
-    if work.now - budget.since_unix_ms >= settings.budget_window_ms:
-        return True
-    credential = snapshot.credential
+    budget, settings = work.snapshot.budget, work.snapshot.policy
+    return (
+        budget.spent < settings.budget_registrations
+        or work.now - budget.since_unix_ms >= settings.budget_window_ms
+        or in_last_part(work)
+    )
+
+
+def in_last_part(work: Work) -> bool:
+    """The issued certificate in use is in the last tenth of its life; registrations are not counted then."""
+    credential = work.snapshot.credential
     return (
         credential is not None
         and credential.source == "issued"
-        and policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms) <= work.now
-        and not credential_expired(work)
+        and policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+        <= work.now
+        < credential.not_after_unix_ms
     )
+
+
+def beyond_callers_rights(work: Work) -> bool:
+    """Only an operator may confirm a copied image or go beyond the budget, not every local caller."""
+    event: ReprovisionRequested = work.event
+    return not event.privileged and (work.snapshot.foreign_machine or not within_budget(work))
 
 
 # --- what holds of the credential in use? ------------------------------------------------------------
@@ -59,10 +71,6 @@ def lost_credential(work: Work) -> bool:
 def holds_issued(work: Work) -> bool:
     credential = work.snapshot.credential
     return credential is not None and credential.source == "issued"
-
-
-def clock_trusted(work: Work) -> bool:
-    return work.snapshot.clock.trusted
 
 
 def credential_expired(work: Work) -> bool:
@@ -127,8 +135,7 @@ def refusals_confirmed(work: Work) -> bool:
 def repeats_recent(work: Work) -> bool:
     """An unprivileged caller asks again within a minute of a reprovisioning that succeeded."""
     event: ReprovisionRequested = work.event
-    recent = work.now - work.snapshot.reprovisioned_unix_ms
-    return not event.privileged and 0 <= recent < policy.REPEAT_MS
+    return not event.privileged and work.now - work.snapshot.reprovisioned_unix_ms < policy.REPEAT_MS
 
 
 # --- the running attempt -----------------------------------------------------------------------------
@@ -154,23 +161,46 @@ def backoff_goes_on(work: Work) -> bool:
 
 
 def attempt_outdated(work: Work) -> bool:
-    """The running attempt was begun under another configuration."""
-    attempt = work.snapshot.attempt
-    return attempt is not None and attempt.fingerprint != work.snapshot.fingerprint
+    """The running attempt was begun under another configuration, or on another machine.
+
+    Not once the store was told to flip: what happens then cannot be called back, only waited for.
+    """
+    snapshot = work.snapshot
+    attempt = snapshot.attempt
+    return (
+        attempt is not None
+        and (attempt.fingerprint != snapshot.fingerprint or snapshot.foreign_machine)
+        and work.phase is not Phase.RETIRING
+        and not any(isinstance(one.effect, CommitCredential) for one in snapshot.outstanding)
+    )
 
 
 def outdated_and_may_begin(work: Work) -> bool:
+    """The same, and another attempt may begin at once."""
     return attempt_outdated(work) and may_begin(work)
 
 
+def attempt_goes_on(work: Work) -> bool:
+    """A start finds the attempt fit to be continued where it was."""
+    return (
+        work.snapshot.policy.dps
+        and not attempt_outdated(work)
+        and not (work.state is State.RENEWING and lost_credential(work))
+    )
+
+
+def repeat_beyond_budget(work: Work) -> bool:
+    """The registration under way would be sent once more, and the budget does not allow it."""
+    return attempt_goes_on(work) and not within_budget(work)
+
+
 def operation_too_old(work: Work) -> bool:
-    """The attempt fits the configuration, but its operation is older than 10 minutes, or from the future."""
+    """The attempt goes on, but its operation is older than 10 minutes, or from the future."""
     attempt = work.snapshot.attempt
     return (
         attempt is not None
-        and work.snapshot.policy.dps
-        and not attempt_outdated(work)
-        and not (work.state is State.RENEWING and lost_credential(work))
+        and attempt_goes_on(work)
+        and within_budget(work)
         and not 0 <= work.now - attempt.operation_unix_ms < policy.OPERATION_LIFE_MS
     )
 
@@ -229,10 +259,9 @@ def worth_repeating(work: Work) -> bool:
     return event.failure_class in ("retry", "wait")
 
 
-def about_candidate(work: Work) -> bool:
-    """The answer is about the credential of the running attempt, not about the one in use."""
-    candidate = work.snapshot.candidate
-    return candidate is not None and work.event.generation == candidate.generation
+def commit_worth_repeating(work: Work) -> bool:
+    """Asking the store again may help, and what is to be committed is still wanted."""
+    return worth_repeating(work) and not attempt_outdated(work)
 
 
 def hub_may_be_late(work: Work) -> bool:
@@ -240,34 +269,27 @@ def hub_may_be_late(work: Work) -> bool:
     event: CredentialProofFailed = work.event
     candidate = work.snapshot.candidate
     return (
-        about_candidate(work)
-        and event.refused
+        event.refused
         and candidate is not None
         and candidate.new_assignment
-        and 0 <= work.now - candidate.assigned_unix_ms < policy.HUB_LATE_MS
+        and work.now - candidate.assigned_unix_ms < policy.HUB_LATE_MS
     )
 
 
 def candidate_refused(work: Work) -> bool:
+    """The hub's verdict on the new credential is no."""
     event: CredentialProofFailed = work.event
-    return about_candidate(work) and event.refused
+    return event.refused
 
 
 def proof_can_wait(work: Work) -> bool:
     """The hub cannot be reached, and the credential in use is good for a while."""
-    if not about_candidate(work):
-        return False
     credential = work.snapshot.credential
     if credential is None:
         return False
     if credential.source == "configured":
         return True
     return work.now < policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
-
-
-def candidate_proven(work: Work) -> bool:
-    candidate = work.snapshot.candidate
-    return candidate is not None and candidate.proven
 
 
 def about_current(work: Work) -> bool:
@@ -285,7 +307,7 @@ def current_refused_for_good(work: Work) -> bool:
         and event.refused
         and credential is not None
         and not credential.proven
-        and not 0 <= work.now - credential.committed_unix_ms < policy.HUB_LATE_MS
+        and work.now - credential.committed_unix_ms >= policy.HUB_LATE_MS
     )
 
 

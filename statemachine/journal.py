@@ -103,7 +103,7 @@ def _decode(body: bytes) -> AnyLine:
         value: AnyLine = _decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise JournalUnreadable(f"not a line this release knows: {str(exc)[:200]}") from exc
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise JournalUnreadable("not valid JSON") from exc
     return value
 

@@ -41,15 +41,13 @@ def _dates_problem(
     """
     if chain.not_after_unix_ms <= chain.not_before_unix_ms:
         return _rejected("chain-inverted", "the issued certificate ends before it begins")
-    if event.server_date_unix_ms is not None:
-        best = event.server_date_unix_ms
-    elif snapshot.clock.trusted:
-        best = now
-    else:
+    cloud = event.server_date_unix_ms
+    if cloud is None and not snapshot.clock.trusted:
         return None
-    if chain.not_after_unix_ms <= best:
+    if chain.not_after_unix_ms <= (now if cloud is None else cloud):
         return _rejected("chain-expired", "the issued certificate has already expired")
-    if chain.not_before_unix_ms > best + policy.DATE_TOLERANCE_MS:
+    # One that begins in our own clock's future says more about that clock: it is committed and marks it.
+    if cloud is not None and chain.not_before_unix_ms > cloud + policy.DATE_TOLERANCE_MS:
         return _rejected("chain-not-yet-valid", "the issued certificate is not valid yet")
     return None
 

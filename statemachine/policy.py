@@ -9,7 +9,10 @@ from statemachine.states import FailureClass
 
 DRAWS = 1_000_000
 DAY_MS = 86_400_000
+_SCATTER = 617_051
+"Odd, no multiple of 5 and large: neighbouring draws land far apart."
 _MINUTE_MS = 60_000
+_DAY_MINUTES = 1_440
 
 START_SPREAD_MS = 15 * _MINUTE_MS
 "Upper bound of the random wait after a power-on with something overdue."
@@ -43,6 +46,9 @@ REPEAT_MS = 60_000
 SOON_MS = 500
 "Shortest bound that nearness of expiry puts on a backoff."
 
+RETRY_AFTER_CAP_MS = DAY_MS
+"No answer of a peer puts anything off for longer."
+
 RENEWALS_RESERVED_PERCENT = 10
 "In this last part of a certificate's life no budget holds an attempt back."
 
@@ -67,28 +73,37 @@ def renew_at(
 ) -> int:
     """When renewal is due: uniform over the renewal window by the certificate's own draw.
 
-    With maintenance windows, the first instant from the drawn one on that lies in one of them, if that
-    is still inside the renewal window; else the drawn instant (a missed window must not cost a certificate).
+    With maintenance windows, the drawn instant when it lies in one of them, else one drawn inside the next
+    (a fleet must not arrive together when a window opens), if that is still inside the renewal window;
+    else the drawn instant (a missed window must not cost a certificate).
     """
     opens = window_opens(not_before, not_after, earliest_percent=earliest_percent)
     closes = window_opens(not_before, not_after, earliest_percent=latest_percent)
     drawn = opens + (closes - opens) * draw_ppm // DRAWS
-    if not windows:
+    if not windows or any(_minutes_into(drawn, window) < window.duration_minutes for window in windows):
         return drawn
-    preferred = min(_next_inside(drawn, window) for window in windows)
-    if preferred <= closes:
-        return preferred
-    # The draw fell behind the last opening: from the start of the renewal window on there may be one.
-    earlier = min(_next_inside(opens, window) for window in windows)
-    return earlier if earlier <= closes else drawn
+    # The draw chose the day; scattered, it chooses the place inside the window as well.
+    place_ppm = draw_ppm * _SCATTER % DRAWS
+    # When the draw fell behind the last window, there may still be one since the renewal window opened.
+    for since in (drawn, opens):
+        preferred = min(_inside_next(since, closes, window, place_ppm) for window in windows)
+        if preferred <= closes:
+            return preferred
+    return drawn
 
 
-def _next_inside(instant: int, window: MaintenanceWindow) -> int:
-    """First instant not before ``instant`` inside the daily window."""
-    into = (instant - window.start_minute * _MINUTE_MS) % DAY_MS
-    if into < window.duration_minutes * _MINUTE_MS:
-        return instant
-    return instant + DAY_MS - into
+def _minutes_into(instant: int, window: MaintenanceWindow) -> int:
+    """Since the latest opening of the daily window."""
+    return (instant // _MINUTE_MS - window.start_minute) % _DAY_MINUTES
+
+
+def _inside_next(since: int, closes: int, window: MaintenanceWindow, place_ppm: int) -> int:
+    """An instant in what is left of the running window, or in the next; before ``closes`` if it can be."""
+    into = _minutes_into(since, window) * _MINUTE_MS + since % _MINUTE_MS
+    begins, length = since, window.duration_minutes * _MINUTE_MS - into
+    if length <= 0:
+        begins, length = since + DAY_MS - into, window.duration_minutes * _MINUTE_MS
+    return begins + min(length, max(closes - begins, 0)) * place_ppm // DRAWS
 
 
 def last_part_begins(not_before: int, not_after: int) -> int:
@@ -117,7 +132,7 @@ def backoff_ms(
     else:
         ceiling = min(cap_ms, base_ms << min(max(failures - 1, 0), 32))
         delay = ceiling * draw_ppm // DRAWS
-    wish = retry_after_ms or 0
+    wish = min(retry_after_ms or 0, RETRY_AFTER_CAP_MS)
     if remaining_life_ms is not None:
         delay = min(delay, max(SOON_MS, remaining_life_ms // 10))
         wish = min(wish, max(cap_ms, remaining_life_ms // 2))
@@ -127,7 +142,7 @@ def backoff_ms(
 def poll_delay_ms(polls: int, retry_after_ms: int | None) -> int:
     """Wait before the next poll when ``polls`` were made. Retry-After wins when longer."""
     gap = _POLL_GAPS_MS[polls] if polls < len(_POLL_GAPS_MS) else _POLL_STEADY_MS
-    return max(gap, retry_after_ms or 0)
+    return max(gap, min(retry_after_ms or 0, RETRY_AFTER_CAP_MS))
 
 
 def repeat_delay_ms(
@@ -135,7 +150,19 @@ def repeat_delay_ms(
 ) -> int:
     """Wait before a phase acts again (proof, commit): half fixed, half drawn, doubling from the base."""
     ceiling = min(cap_ms, base_ms << min(max(tries - 1, 0), 32))
-    return max(ceiling // 2 + (ceiling - ceiling // 2) * draw_ppm // DRAWS, retry_after_ms or 0)
+    delay = ceiling // 2 + (ceiling - ceiling // 2) * draw_ppm // DRAWS
+    return max(delay, min(retry_after_ms or 0, RETRY_AFTER_CAP_MS))
+
+
+def budget_gap_ms(*, spent: int, registrations: int, left_ms: int) -> int:
+    """Least wait between registrations so that a long outage does not end in weeks of silence.
+
+    The first half of the budget goes as fast as backoff allows; the rest is spread evenly over what is
+    left of its window.
+    """
+    if spent * 2 < registrations:
+        return 0
+    return max(left_ms, 0) // max(registrations - spent + 1, 1)
 
 
 def start_spread_ms(*, draw_ppm: int, slack_ms: int) -> int:

@@ -340,13 +340,20 @@ ROWS: tuple[Row[State], ...] = (
     Row(
         source=(P, E, R, X),
         event=deadline("prove"),
-        action=do.prove_later,
-        why="A running attempt goes first; a credential proven meanwhile needs nothing.",
+        why="A running attempt goes first, and its end arms it again; one proven meanwhile needs nothing.",
         rule="design §4: Prove",
     ),
     Row(
         source=(U, *SERVING),
         event=deadline("collect"),
+        action=do.tidy,
+        why="A superseded key is no longer referred to.",
+        rule="design §4: Retire",
+    ),
+    Row(
+        source=(X,),
+        event=deadline("collect"),
+        guard=when.resting,
         action=do.tidy,
         why="A superseded key is no longer referred to.",
         rule="design §4: Retire",
@@ -364,9 +371,18 @@ ROWS: tuple[Row[State], ...] = (
         event=on(AttemptSucceeded),
         guard=when.assignment_outdated,
         dest=X,
-        action=do.begin_or_wait,
+        action=do.succeed_outdated,
         why="The configuration changed at the last moment; the new assignment serves until it is replaced.",
         rule="design §2: Attempt identity",
+    ),
+    Row(
+        source=(*ATTEMPTING, X),
+        event=on(AttemptSucceeded),
+        guard=when.lost_credential,
+        dest=X,
+        action=do.begin_without_credential,
+        why="The new credential is gone already; registration is repeated.",
+        rule="design §2: CredentialLost",
     ),
     Row(
         source=ATTEMPTING,
@@ -409,15 +425,6 @@ ROWS: tuple[Row[State], ...] = (
         action=do.retry_later,
         why="The registration failed; another follows after a backoff.",
         rule="design §2: Backoff",
-    ),
-    Row(
-        source=(R,),
-        event=on(AttemptFailed),
-        guard=when.lost_credential,
-        dest=X,
-        action=do.retry_later,
-        why="The renewal failed, and the credential in use is gone.",
-        rule="design §2: CredentialLost",
     ),
     Row(
         source=(R,),
@@ -490,6 +497,15 @@ ROWS: tuple[Row[State], ...] = (
         guard=when.on_hold,
         why="Attempts are on hold; release the hold first.",
         rule="design §2: Hold",
+        refuses=True,
+    ),
+    Row(
+        source=(U, P, E, X),
+        event=on(ReprovisionRequested),
+        guard=when.beyond_callers_rights,
+        why="The budget is used up, or this may be a copied image; `identityd reprovision` by an operator "
+        "goes on all the same.",
+        rule="design §2: Budget; §3: a journal of another machine",
         refuses=True,
     ),
     Row(
@@ -626,14 +642,14 @@ ROWS: tuple[Row[State], ...] = (
     Row(
         source=ATTEMPTING,
         event=on(ConfigurationChanged),
-        why="The attempt under way fits the new configuration.",
+        why="The attempt under way fits the new configuration, or its end can only be waited for.",
         rule="design §2: Attempt identity",
     ),
     Row(
         source=(X,),
         event=on(ConfigurationChanged),
         guard=when.attempt_running,
-        why="The attempt under way fits the new configuration.",
+        why="The attempt under way fits the new configuration, or its end can only be waited for.",
         rule="design §2: Attempt identity",
     ),
     Row(
@@ -743,6 +759,14 @@ ROWS: tuple[Row[State], ...] = (
         rule="design §2: CredentialLost",
     ),
     Row(
+        source=(U, G, X),
+        event=on(CredentialLost),
+        guard=when.lost_credential,
+        action=do.forget_life,
+        why="No credential is left; none is promised in this state.",
+        rule="design §2: CredentialLost",
+    ),
+    Row(
         source=EVERY,
         event=on(CredentialLost),
         why="That generation is not the one in use.",
@@ -756,7 +780,7 @@ ROWS: tuple[Row[State], ...] = (
     ),
     # --- answers to background work ------------------------------------------------------------------
     Row(
-        source=(P, E, R, X),
+        source=(P, E, X),
         event=on(CredentialProven),
         guard=when.about_current,
         action=do.mark_proven,
@@ -764,7 +788,7 @@ ROWS: tuple[Row[State], ...] = (
         rule="design §4: Prove",
     ),
     Row(
-        source=(P, E, R, X),
+        source=(P, E, X),
         event=on(CredentialProven),
         why="The hub accepts a credential that is no longer the one in use.",
         rule="design §4: Prove",
@@ -779,7 +803,7 @@ ROWS: tuple[Row[State], ...] = (
         rule="design §4: Prove",
     ),
     Row(
-        source=(P, E, R, X),
+        source=(P, E, X),
         event=on(CredentialProofFailed),
         action=do.prove_later,
         why="The credential in use could not be proven now; it is tried again.",
@@ -801,8 +825,8 @@ IGNORED: tuple[Ignored[State], ...] = (
         event=on(CredentialRetireFailed),
         why="Superseded generations are collected at the next occasion; nothing depends on it.",
     ),
-    Ignored(source=(U, G), event=on(CredentialProven), why="No credential is in use."),
-    Ignored(source=(U, G), event=on(CredentialProofFailed), why="No credential is in use."),
+    Ignored(source=(U, G, R), event=on(CredentialProven), why=_ONLY_ATTEMPT),
+    Ignored(source=(U, G, R), event=on(CredentialProofFailed), why=_ONLY_ATTEMPT),
     Ignored(source=EVERY, event=on(KeyStaged), why=_ONLY_ATTEMPT),
     Ignored(source=EVERY, event=on(KeyStageFailed), why=_ONLY_ATTEMPT),
     Ignored(source=EVERY, event=on(RegistrationAccepted), why=_ONLY_ATTEMPT),

@@ -8,19 +8,29 @@ from adapters.errors import StoreUnavailable
 
 
 class MemoryJournal:
-    """Fills ``ports.Journal``. ``fail`` makes the next appends and rotations fail."""
+    """Fills ``ports.Journal``. It outlives a runtime, so the next one may go on from it.
+
+    ``fail`` makes the next appends and rotations fail; ``latency_s`` is how long each of them takes.
+    """
 
     def __init__(
-        self, sequence_of: Callable[[bytes], int | None], *, segment_bytes: int = 1_048_576, keep: int = 8
+        self,
+        sequence_of: Callable[[bytes], int | None],
+        *,
+        segment_bytes: int = 1_048_576,
+        keep: int = 8,
+        latency_s: float = 0.0,
     ) -> None:
         self._sequence_of = sequence_of
         self.segment_bytes = segment_bytes
         self.keep = keep
         "Closed segments kept."
+        self.latency_s = latency_s
         self.segments: list[list[bytes]] = [[]]
         "Oldest first; the last one is written."
         self._active_bytes = 0
         self._failures = 0
+        self._failing_rotations = 0
 
     @property
     def lines(self) -> list[bytes]:
@@ -36,7 +46,12 @@ class MemoryJournal:
         return self._active_bytes >= self.segment_bytes
 
     def fail(self, times: int = 1) -> None:
+        """0 mends it."""
         self._failures = times
+
+    def fail_rotations(self, times: int = 1) -> None:
+        """Appends go on."""
+        self._failing_rotations = times
 
     def begin(self, head: Sequence[bytes]) -> None:
         self.segments[-1] = list(head)
@@ -45,14 +60,17 @@ class MemoryJournal:
     async def append(self, line: bytes) -> None:
         if not line.endswith(b"\n"):
             raise ValueError("a journal line ends with a newline")
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.latency_s)
         self._maybe_fail()
         self.segments[-1].append(line)
         self._active_bytes += len(line)
 
     async def rotate(self, head: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.latency_s)
         self._maybe_fail()
+        if self._failing_rotations > 0:
+            self._failing_rotations -= 1
+            raise _failure()
         self.segments.append([])
         self.begin(head)
         del self.segments[: -self.keep - 1]
@@ -67,4 +85,8 @@ class MemoryJournal:
     def _maybe_fail(self) -> None:
         if self._failures > 0:
             self._failures -= 1
-            raise StoreUnavailable("the journal was told to fail", code="journal-unavailable")
+            raise _failure()
+
+
+def _failure() -> StoreUnavailable:
+    return StoreUnavailable("the journal was told to fail", code="journal-unavailable")

@@ -1,52 +1,57 @@
-"""A small world around the machine for tests: answers every effect, by seeded chance or by script."""
+"""A small world around the machine: a store, a clock, and the answers of cloud and hub, by script.
 
-import random
+Nothing here decides. What the store would do on disk is modelled, so that laws can ask whether a
+device still holds a usable credential, whatever was killed or lost in between.
+"""
+
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from statemachine.effects import (
+    AnyEffect,
+    ArmDeadline,
+    ArmDelay,
+    Asking,
     CommitCredential,
+    Disarm,
     PollRegistration,
     ProveCredential,
     RetireCredential,
     StageKey,
+    StopService,
     SubmitRegistration,
 )
 from statemachine.events import (
     AnyEvent,
     BundleFacts,
     ChainFacts,
-    ClockObserved,
-    ConfigurationChanged,
     CredentialCommitFailed,
     CredentialCommitted,
-    CredentialLost,
     CredentialProofFailed,
     CredentialProven,
     CredentialRetired,
     CredentialRetireFailed,
     DeadlinePassed,
-    HoldRequested,
-    HubRefusedCredential,
     Inventory,
     KeyStaged,
     KeyStageFailed,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
-    RegistrationPending,
-    RenewRequested,
     ReprovisionRequested,
-    RulesChanged,
-    ShutdownRequested,
     Started,
     StoredCredential,
 )
+from statemachine.journal import Record
 from statemachine.machine import RULES_REVISION, Decision, decide
 from statemachine.settings import PolicySettings
 from statemachine.snapshot import Outstanding, Snapshot
+from statemachine.states import Phase, State
 
 T0 = 1_790_000_000_000
-HOUR = 3_600_000
+MINUTE = 60_000
+HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 POLICY = PolicySettings(
@@ -55,6 +60,13 @@ POLICY = PolicySettings(
     scope_id="0ne0",
     attestation="symmetric_key",
 )
+NO_DPS = PolicySettings(dps=False)
+PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+BUNDLE = BundleFacts(bundle_pem=PEM, certificates=1, sha256="b1")
+
+
+def with_policy(**fields):
+    return structs.replace(POLICY, **fields)
 
 
 def started(**fields):
@@ -72,12 +84,12 @@ def started(**fields):
     )
 
 
-def chain(spki, now, *, life_ms=90 * DAY, cn="device-1", **fields):
+def chain(spki, now, *, life_ms=90 * DAY, **fields):
     return ChainFacts(
         **{
-            "chain_pem": b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
+            "chain_pem": PEM,
             "spki_sha256": spki,
-            "subject_cn": cn,
+            "subject_cn": "device-1",
             "not_before_unix_ms": now,
             "not_after_unix_ms": now + life_ms,
             "sha256": f"cert-{spki}-{now}",
@@ -87,35 +99,108 @@ def chain(spki, now, *, life_ms=90 * DAY, cn="device-1", **fields):
     )
 
 
-BUNDLE = BundleFacts(
-    bundle_pem=b"-----BEGIN CERTIFICATE-----\nAQ==\n-----END CERTIFICATE-----\n",
-    certificates=1,
-    sha256="b1",
-)
-
-
-def assigned(effect_id, spki, now, *, hub="hub.example", issued=True, **fields):
+def assigned(effect_id, spki, now, *, life_ms=90 * DAY, **fields):
     return RegistrationAssigned(
         **{
             "answers": effect_id,
-            "assigned_hub": hub,
+            "assigned_hub": "hub.example",
             "device_id": "device-1",
-            "chain": chain(spki, now) if issued else None,
+            "chain": chain(spki, now, life_ms=life_ms) if spki else None,
             "bundle": BUNDLE,
             **fields,
         }
     )
 
 
+def stored(generation=1, **fields):
+    """A credential as a start reads it from disk."""
+    return StoredCredential(
+        **{
+            "generation": generation,
+            "source": "issued",
+            "hub": "hub.example",
+            "device_id": "device-1",
+            "fingerprint": "f1",
+            "sha256": f"stored-{generation}",
+            "serial": "2a",
+            "spki_sha256": f"k{generation}",
+            "not_before_unix_ms": T0 - DAY,
+            "not_after_unix_ms": T0 + 89 * DAY,
+            **fields,
+        }
+    )
+
+
+def holding(current, **fields):
+    return Inventory(current=current, newest_generation=current.generation, **fields)
+
+
 @dataclass
 class Store:
-    """What the credential store would hold on disk."""
+    """What the credential store holds on disk: keys by generation, what was committed, and the pointer."""
 
-    generations: set[int] = field(default_factory=set)
-    current: StoredCredential | None = None
+    keys: dict[int, str] = field(default_factory=dict)
+    committed: dict[int, StoredCredential] = field(default_factory=dict)
+    current: int | None = None
+    ever_issued: bool = False
 
     def inventory(self):
-        return Inventory(current=self.current, newest_generation=max(self.generations, default=0))
+        current = self.committed.get(self.current) if self.usable() else None
+        generations = {*self.keys, *self.committed}
+        return Inventory(current=current, newest_generation=max(generations, default=0))
+
+    def usable(self):
+        """A matching key and certificate, or the configured credential, is current."""
+        if self.current is None:
+            return False
+        one = self.committed[self.current]
+        return one.source == "configured" or self.keys.get(self.current) == one.spki_sha256
+
+    def stage(self, effect: StageKey):
+        source = effect.reuse_generation
+        reused = self.keys.get(source) if source is not None else None
+        self.keys.setdefault(effect.generation, reused or f"k{effect.generation}")
+        return self.keys[effect.generation]
+
+    def commit(self, effect: CommitCredential, facts: ChainFacts | None):
+        """False when the staged key is not there any more."""
+        generation = effect.generation
+        if facts is not None and self.keys.get(generation) != facts.spki_sha256:
+            return False
+        chosen = {} if facts is None else _facts(facts)
+        self.committed[generation] = StoredCredential(
+            generation=generation,
+            source="configured" if facts is None else "issued",
+            hub=effect.hub,
+            device_id=effect.device_id,
+            fingerprint=effect.fingerprint,
+            bundle_id=effect.bundle_id if effect.bundle_pem is not None else None,
+            bundle_certificates=0 if effect.bundle_pem is None else 1,
+            bundle_sha256="" if effect.bundle_pem is None else BUNDLE.sha256,
+            **chosen,
+        )
+        self.current = generation
+        self.ever_issued = self.ever_issued or facts is not None
+        return True
+
+    def retire(self, effect: RetireCredential):
+        kept = {*effect.keep, self.current}
+        self.keys = {number: key for number, key in self.keys.items() if number in kept}
+        self.committed = {number: one for number, one in self.committed.items() if number in kept}
+
+    def lose(self):
+        self.current = None
+        self.ever_issued = False
+
+
+def _facts(facts):
+    return {
+        "sha256": facts.sha256,
+        "serial": facts.serial,
+        "spki_sha256": facts.spki_sha256,
+        "not_before_unix_ms": facts.not_before_unix_ms,
+        "not_after_unix_ms": facts.not_after_unix_ms,
+    }
 
 
 @dataclass
@@ -132,246 +217,247 @@ class World:
         decision = decide(self.snapshot, event, self.now)
         self.snapshot = decision.snapshot
         self.history.append((self.now, event, decision))
-        for one in self.snapshot.outstanding:
-            if isinstance(one.effect, CommitCredential | StageKey):
-                self.store.generations.add(one.effect.generation)
         return decision
 
-    # --- the happy answers ---
+    @property
+    def position(self):
+        return self.snapshot.state, self.snapshot.phase
 
-    def pending(self, kind):
+    # --- effects and their answers -------------------------------------------------------------------
+
+    def pending(self, kind) -> Outstanding:
         return next(one for one in self.snapshot.outstanding if isinstance(one.effect, kind))
 
-    def good_answer(self, one: Outstanding, **fields) -> AnyEvent:
+    def asks(self, kind):
+        return any(isinstance(one.effect, kind) for one in self.snapshot.outstanding)
+
+    def perform(self, one: Outstanding, **fields) -> AnyEvent:
+        """What the peer does when all is well; the answer is returned, not taken."""
         effect = one.effect
         match effect:
             case StageKey():
+                spki = self.store.stage(effect)
                 return KeyStaged(
-                    answers=one.id,
-                    generation=effect.generation,
-                    spki_sha256=f"k{effect.generation}",
-                    **fields,
+                    **{
+                        "answers": one.id,
+                        "generation": effect.generation,
+                        "spki_sha256": spki,
+                        **fields,
+                    }
                 )
             case SubmitRegistration():
-                return RegistrationAccepted(answers=one.id, operation_id="op-1", **fields)
+                return RegistrationAccepted(**{"answers": one.id, "operation_id": "op-1", **fields})
             case PollRegistration():
-                return assigned(
-                    one.id, effect.spki_sha256, self.now, issued=bool(effect.spki_sha256), **fields
-                )
+                return assigned(one.id, effect.spki_sha256, self.now, **fields)
             case ProveCredential():
-                return CredentialProven(answers=one.id, generation=effect.generation, **fields)
+                return CredentialProven(
+                    **{"answers": one.id, "generation": effect.generation, **fields},
+                )
             case CommitCredential():
-                self.flip(effect)
-                return CredentialCommitted(answers=one.id, generation=effect.generation, **fields)
+                return self._commit(one, effect, fields)
             case RetireCredential():
-                self.retire(effect)
+                self.store.retire(effect)
                 return CredentialRetired(answers=one.id, **fields)
         raise AssertionError(effect)
 
-    def flip(self, effect: CommitCredential):
+    def _commit(self, one, effect, fields):
         candidate = self.snapshot.candidate
         facts = candidate.chain if candidate is not None else None
-        self.store.generations.add(effect.generation)
-        self.store.current = StoredCredential(
-            generation=effect.generation,
-            source="issued" if effect.chain_pem is not None else "configured",
-            hub=effect.hub,
-            device_id=effect.device_id,
-            fingerprint=effect.fingerprint,
-            sha256=facts.sha256 if facts else "",
-            serial=facts.serial if facts else "",
-            spki_sha256=facts.spki_sha256 if facts else "",
-            not_before_unix_ms=facts.not_before_unix_ms if facts else 0,
-            not_after_unix_ms=facts.not_after_unix_ms if facts else 0,
-        )
-
-    def retire(self, effect: RetireCredential):
-        kept = set(effect.keep) | ({self.store.current.generation} if self.store.current else set())
-        self.store.generations &= kept
+        if self.store.commit(effect, facts):
+            return CredentialCommitted(
+                **{"answers": one.id, "generation": effect.generation, **fields},
+            )
+        return refusal(one, failure_class="new_key", code="key-missing")
 
     def answer(self, kind, after_ms=10, **fields):
+        """All is well with the effect of that kind."""
         self.now += after_ms
-        return self.take(self.good_answer(self.pending(kind), **fields))
+        return self.take(self.perform(self.pending(kind), **fields))
 
-    def fire(self, name):
+    def deny(self, kind, after_ms=10, **fields):
+        """The effect of that kind fails."""
+        return self.take(refusal(self.pending(kind), **fields), after_ms=after_ms)
+
+    def fire(self, name, **fields):
         armed = self.snapshot.armed_as(name)
         assert armed is not None, f"{name} is not armed"
         self.now = max(self.now, armed.at_unix_ms)
-        return self.take(DeadlinePassed(name=name))
+        return self.take(DeadlinePassed(name=name, **fields))
+
+    def restart(self, *, down_ms=5_000, **fields):
+        """The process was killed and starts again; the store is as it was left."""
+        self.now += down_ms
+        return self.take(started(**{"inventory": self.store.inventory(), **fields}))
+
+    # --- getting somewhere ---------------------------------------------------------------------------
+
+    def once(self, **fields):
+        """The next answer, or the phase acts again."""
+        if self.snapshot.outstanding:
+            return self.take(self.perform(self.snapshot.outstanding[0], **fields), after_ms=10)
+        return self.fire("phase")
+
+    def until(self, phase, limit=60):
+        """Answer everything happily until that phase."""
+        for _ in range(limit):
+            if self.snapshot.phase is phase:
+                return self
+            self.once()
+        raise AssertionError(f"does not come to {phase}: {self.position}")
 
     def settle(self, limit=60):
-        """Answer everything happily until nothing is outstanding and no phase delay is armed."""
+        """Answer everything happily until nothing is outstanding and no attempt is running."""
         for _ in range(limit):
-            if self.snapshot.outstanding:
-                self.take(self.good_answer(self.snapshot.outstanding[0]), after_ms=10)
-            elif self.snapshot.armed_as("phase") is not None:
-                self.fire("phase")
-            else:
+            if not self.snapshot.outstanding and self.snapshot.phase is Phase.IDLE:
                 return self
-        raise AssertionError(f"does not settle: {self.snapshot.state} {self.snapshot.phase}")
+            self.once()
+        raise AssertionError(f"does not settle: {self.position}")
 
 
-def provisioned(**fields):
-    """A device that registered and serves."""
-    world = World()
-    world.take(started(**fields))
-    return world.settle()
-
-
-FAILURE_CLASSES = ("retry", "wait", "operator", "new_key", "reregister", "clock")
-
-
-def random_event(world: World, chance: random.Random) -> AnyEvent:
-    """Anything the world might say next: mostly answers and deadlines, now and then a surprise."""
-    draw = {"draw_ppm": chance.randrange(1_000_000)}
-    snapshot = world.snapshot
-    choices = []
-    if snapshot.outstanding:
-        choices += ["answer"] * 8 + ["failure"] * 3
-    if snapshot.armed:
-        choices += ["deadline"] * 6
-    choices += ["command"] * 2 + ["surprise", "stale"]
-    match chance.choice(choices):
-        case "answer":
-            one = chance.choice(snapshot.outstanding)
-            if isinstance(one.effect, SubmitRegistration | PollRegistration):
-                return _registration(world, one, chance, draw)
-            return world.good_answer(one, **draw)
-        case "failure":
-            return _failure(chance.choice(snapshot.outstanding), chance, draw)
-        case "deadline":
-            armed = chance.choice(snapshot.armed)
-            if chance.random() < 0.8:
-                world.now = max(world.now, armed.at_unix_ms)
-            return DeadlinePassed(name=armed.name, **draw)
-        case "stale":
-            return chance.choice(
-                [
-                    DeadlinePassed(name=chance.choice(["window", "attempt", "phase", "prove"]), **draw),
-                    KeyStaged(answers="9.9.9", generation=1, spki_sha256="k1", **draw),
-                    CredentialCommitted(answers="9.9.9", generation=1, **draw),
-                ]
-            )
-        case "command":
-            return chance.choice(
-                [
-                    ReprovisionRequested(uid=0, **draw),
-                    ReprovisionRequested(uid=1000, privileged=False, **draw),
-                    RenewRequested(uid=0, **draw),
-                    HoldRequested(hold=chance.random() < 0.3, uid=0, **draw),
-                    HoldRequested(hold=False, uid=0, **draw),
-                ]
-            )
-    return _surprise(world, chance, draw)
-
-
-def _registration(world, one, chance, draw):
-    effect = one.effect
-    spki = effect.spki_sha256
-    roll = chance.random()
-    if roll < 0.4 and isinstance(effect, SubmitRegistration):
-        return RegistrationAccepted(answers=one.id, operation_id=f"op-{chance.randrange(9)}", **draw)
-    if roll < 0.4:
-        return RegistrationPending(answers=one.id, retry_after_ms=chance.choice([None, 3000]), **draw)
-    facts = {}
-    if spki:
-        facts["chain"] = chain(
-            chance.choice([spki, spki, spki, "other"]),
-            world.now - chance.choice([0, DAY, 80 * DAY]),
-            life_ms=chance.choice([20_000, DAY, 90 * DAY, 3650 * DAY]),
-            cn=chance.choice(["device-1", "DEVICE-1", "device-1", "device-2"]),
-            is_ca=chance.random() < 0.05,
-        )
-    return assigned(
-        one.id,
-        spki,
-        world.now,
-        issued=bool(spki),
-        hub=chance.choice(["hub.example", "hub.example", "other.example"]),
-        bundle=chance.choice([BUNDLE, None]),
-        server_date_unix_ms=chance.choice([None, world.now, world.now + 400 * DAY]),
-        bundle_spoken=chance.random() < 0.8,
-        **{**facts, **draw},
-        **({} if chance.random() < 0.8 or not spki else {}),
-    )
-
-
-def _failure(one, chance, draw):
-    fields = {
+def refusal(one: Outstanding, **fields):
+    """The failure that answers an effect."""
+    facts = {
         "answers": one.id,
-        "failure_class": chance.choice(FAILURE_CLASSES),
-        "code": chance.choice(["dps-503", "csr-not-configured", "unreachable"]),
+        "failure_class": "retry",
+        "code": "unreachable",
         "message": "no",
-        "retry_after_ms": chance.choice([None, None, 5_000, DAY]),
-        **draw,
+        **fields,
     }
     match one.effect:
         case StageKey():
-            return KeyStageFailed(**fields)
+            return KeyStageFailed(**facts)
         case SubmitRegistration() | PollRegistration():
-            return RegistrationFailed(**fields)
+            return RegistrationFailed(**facts)
         case ProveCredential():
-            return CredentialProofFailed(
-                generation=one.effect.generation, refused=chance.random() < 0.5, **fields
-            )
+            return CredentialProofFailed(**{"generation": one.effect.generation, "refused": False, **facts})
         case CommitCredential():
-            return CredentialCommitFailed(**fields)
-    return CredentialRetireFailed(**fields)
+            return CredentialCommitFailed(**facts)
+        case RetireCredential():
+            return CredentialRetireFailed(**facts)
+    raise AssertionError(one)
 
 
-def _surprise(world, chance, draw):
-    generation = world.snapshot.credential.generation if world.snapshot.credential else 1
-    roll = chance.randrange(9)
-    if roll == 0:
-        lost = chance.random() < 0.1
-        if lost:
-            world.store.current = None
-        return started(
-            inventory=world.store.inventory(),
-            kernel_synchronised=chance.random() < 0.5,
-            fingerprint=chance.choice([world.snapshot.fingerprint or "f1"] * 4 + ["f2"]),
-            policy=POLICY if chance.random() < 0.9 else PolicySettings(dps=False),
-            **draw,
-        )
-    if roll == 1:
-        world.now += chance.choice([-2 * DAY, -HOUR, HOUR, 2 * DAY, 100 * DAY])
-        return ClockObserved(
-            kernel_synchronised=chance.random() < 0.5, jump_ms=chance.choice([0, 2 * DAY]), **draw
-        )
-    if roll == 2:
-        return HubRefusedCredential(generation=chance.choice([generation, 1]), code="hub-401", **draw)
-    if roll == 3 and chance.random() < 0.3:
-        world.store.current = None
-        return CredentialLost(generation=generation, reason="gone", **draw)
-    if roll == 4:
-        return RulesChanged(before=RULES_REVISION, after=RULES_REVISION, **draw)
-    if roll == 5:
-        return ShutdownRequested(**draw)
-    if roll == 6:
-        return ConfigurationChanged(
-            policy=chance.choice(
-                [
-                    POLICY,
-                    PolicySettings(dps=False),
-                    PolicySettings(**{**_fields(POLICY), "trust_bundle_id": "b2"}),
-                ]
-            ),
-            fingerprint=chance.choice(["f1", "f1", "f2"]),
-            **draw,
-        )
-    world.now += chance.randrange(20 * 60_000)
-    return HubRefusedCredential(generation=generation, code="hub-401", **draw)
+# --- places ------------------------------------------------------------------------------------------
 
 
-def _fields(struct):
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}
-
-
-def walk(seed: int, length: int) -> World:
-    chance = random.Random(seed)
+def fresh(**fields):
+    """Registering, its key being staged: where every new device begins."""
     world = World()
-    world.take(started())
-    for _ in range(length):
-        world.now += chance.randrange(0, 3000)
-        world.take(random_event(world, chance))
+    world.take(started(**fields))
     return world
+
+
+def registering(phase=Phase.STAGING, **fields):
+    return fresh(**fields).until(phase)
+
+
+def unprovisioned(**fields):
+    """A first registration failed; the next attempt is armed."""
+    world = registering(Phase.SUBMITTING)
+    world.deny(SubmitRegistration, **fields)
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    return world
+
+
+def provisioned(**fields):
+    """A device that registered and serves its issued certificate."""
+    return fresh(**fields).settle()
+
+
+def certless(**fields):
+    """A device whose enrolment issues no certificate."""
+    world = registering(Phase.POLLING, **fields)
+    world.fire("phase")
+    world.answer(PollRegistration, chain=None)
+    world.settle()
+    assert world.snapshot.credential.source == "configured"
+    return world
+
+
+def expiring(**fields):
+    world = provisioned(**fields)
+    world.fire("window")
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    return world
+
+
+def renewing(phase=Phase.STAGING, **fields):
+    world = expiring(**fields)
+    world.fire("attempt")
+    assert world.snapshot.state is State.RENEWING
+    return world.until(phase)
+
+
+def reprovisioning(phase=Phase.STAGING, **fields):
+    world = provisioned(**fields)
+    world.take(ReprovisionRequested(uid=0), after_ms=HOUR)
+    assert world.snapshot.state is State.REPROVISIONING
+    return world.until(phase)
+
+
+def waiting(**fields):
+    """Reprovisioning, between two attempts."""
+    world = reprovisioning(Phase.SUBMITTING)
+    world.deny(SubmitRegistration, draw_ppm=500_000, **fields)
+    assert world.position == (State.REPROVISIONING, Phase.IDLE)
+    return world
+
+
+def unproven():
+    """Provisioned with a certificate that was committed while the hub could not be reached."""
+    world = registering(Phase.PROVING)
+    world.deny(ProveCredential)
+    world.settle()
+    assert world.position == (State.PROVISIONED, Phase.IDLE)
+    assert not world.snapshot.credential.proven
+    return world
+
+
+# --- reading decisions -------------------------------------------------------------------------------
+
+
+def wish(effect: AnyEffect) -> str:
+    """An effect in two words, for tables."""
+    match effect:
+        case ArmDeadline() | ArmDelay():
+            return f"arm {effect.name}"
+        case Disarm():
+            return f"disarm {effect.name}"
+        case StageKey():
+            return f"stage {effect.generation}"
+        case SubmitRegistration():
+            return f"register {effect.generation}"
+        case PollRegistration():
+            return "poll"
+        case ProveCredential():
+            return f"prove {effect.generation}"
+        case CommitCredential():
+            return f"commit {effect.generation}"
+        case RetireCredential():
+            return f"keep {','.join(map(str, effect.keep))}"
+        case StopService():
+            return "stop"
+    raise AssertionError(effect)
+
+
+def wishes(decision: Decision) -> list[str]:
+    return [wish(effect) for effect in decision.effects]
+
+
+def asked(decision: Decision):
+    """The effects that must be answered."""
+    return [effect for effect in decision.effects if isinstance(effect, Asking)]
+
+
+def record_of(now: int, event: AnyEvent, decision: Decision) -> Record:
+    """As the runtime writes it."""
+    return Record(
+        sequence=decision.snapshot.sequence,
+        now_unix_ms=now,
+        event=event,
+        effects=decision.effects,
+        state=decision.snapshot.state.value,
+        phase=decision.snapshot.phase.value,
+        verdict=decision.verdict,
+        why=decision.why,
+    )

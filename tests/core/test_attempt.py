@@ -1,0 +1,956 @@
+"""One attempt, from the staged key to the retired one: its identity, its answers, its ends."""
+
+import pytest
+from msgspec import structs
+
+from statemachine.effects import (
+    CommitCredential,
+    PollRegistration,
+    ProveCredential,
+    RetireCredential,
+    StageKey,
+    SubmitRegistration,
+)
+from statemachine.events import (
+    ConfigurationChanged,
+    CredentialCommitted,
+    CredentialProven,
+    CredentialRetired,
+    DeadlinePassed,
+    HoldRequested,
+    Inventory,
+    KeyStaged,
+    RegistrationAccepted,
+    RegistrationPending,
+    RenewRequested,
+    ReprovisionRequested,
+    ShutdownRequested,
+)
+from statemachine.states import Phase, State
+from tests.core.world import (
+    BUNDLE,
+    DAY,
+    HOUR,
+    MINUTE,
+    PEM,
+    POLICY,
+    T0,
+    World,
+    asked,
+    assigned,
+    certless,
+    chain,
+    expiring,
+    fresh,
+    holding,
+    provisioned,
+    registering,
+    renewing,
+    reprovisioning,
+    started,
+    stored,
+    unproven,
+    unprovisioned,
+    waiting,
+    wishes,
+    with_policy,
+)
+
+ATTEMPTS = (registering, renewing, reprovisioning)
+
+
+def polling(place):
+    """The first poll is outstanding."""
+    world = place(Phase.POLLING)
+    world.fire("phase")
+    return world
+
+
+def assign(world, **fields):
+    return world.answer(PollRegistration, **fields)
+
+
+def issued(world, **fields):
+    """A good chain for the staged key, except for these fields."""
+    return assign(world, chain=chain(world.snapshot.staged.spki_sha256, world.now + 10, **fields))
+
+
+# --- identity: restarts, other attempts, stale answers -----------------------------------------------
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
+def test_a_restart_resumes_in_every_phase(place, phase):
+    world = place(phase)
+    before = world.snapshot
+    world.restart()
+    after = world.snapshot
+    assert (after.state, after.phase) == (before.state, before.phase)
+    assert after.attempt == before.attempt
+    assert after.staged == before.staged
+    assert after.outstanding == before.outstanding
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
+
+
+def test_the_same_operation_is_asked_for_after_a_restart():
+    world = registering(Phase.POLLING)
+    world.restart(down_ms=9 * MINUTE)
+    world.fire("phase")
+    (poll,) = asked(world.history[-1][2])
+    assert (poll.operation_id, poll.attempt) == ("op-1", 1)
+
+
+@pytest.mark.parametrize(
+    ("down_ms", "polls"),
+    [(10 * MINUTE - 1, True), (10 * MINUTE, False), (400 * DAY, False), (-HOUR, False)],
+)
+def test_an_old_operation_is_submitted_again_with_the_same_key(down_ms, polls):
+    """Older than ten minutes, or from the future, which says as little."""
+    world = registering(Phase.POLLING)
+    staged = world.snapshot.staged
+    decision = world.restart(down_ms=down_ms)
+    assert (world.snapshot.phase is Phase.POLLING) is polls
+    if not polls:
+        (submit,) = asked(decision)
+        assert (submit.generation, submit.spki_sha256) == (staged.generation, staged.spki_sha256)
+        assert world.snapshot.attempt.operation_id is None
+    assert world.snapshot.staged == staged
+    world.settle()
+
+
+def test_time_without_power_does_not_count_against_the_attempt():
+    world = registering(Phase.SUBMITTING)
+    world.restart(down_ms=HOUR)
+    assert world.snapshot.armed_as("timeout").at_unix_ms == world.now + POLICY.attempt_timeout_ms
+
+
+def test_a_changed_fingerprint_abandons_and_late_answers_change_nothing():
+    world = registering(Phase.SUBMITTING)
+    late = world.perform(world.pending(SubmitRegistration))
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    assert world.snapshot.attempt.number == 2
+    assert world.snapshot.attempt.fingerprint == "f2"
+    before = world.snapshot
+    decision = world.take(late)
+    assert decision.verdict == "ignored"
+    assert decision.effects == ()
+    assert world.snapshot.attempt == before.attempt
+    assert world.snapshot.phase is Phase.SUBMITTING
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+@pytest.mark.parametrize("phase", [Phase.STAGING, Phase.SUBMITTING, Phase.POLLING, Phase.PROVING])
+def test_nothing_of_an_abandoned_attempt_can_come_back(place, phase):
+    world = place(phase)
+    asked_before = {one.id for one in world.snapshot.outstanding}
+    world.restart(fingerprint="f2")
+    assert not asked_before & {one.id for one in world.snapshot.outstanding}
+    assert world.snapshot.candidate is None
+    assert world.snapshot.attempt.fingerprint == "f2"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        KeyStaged(answers="1.2.9", generation=9, spki_sha256="other"),
+        RegistrationAccepted(answers="1.2.9", operation_id="other"),
+        RegistrationPending(answers="1.2.9"),
+        assigned("1.2.9", "other", T0),
+        CredentialProven(answers="1.2.9", generation=9),
+        CredentialCommitted(answers="1.2.9", generation=9),
+        CredentialRetired(answers="1.2.9"),
+        DeadlinePassed(name="prove"),
+    ],
+)
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.IDLE])
+def test_stale_answers_change_nothing(event, phase):
+    world = renewing(phase)
+    before = world.snapshot
+    decision = world.take(event)
+    assert decision.verdict == "ignored"
+    assert decision.effects == ()
+    assert world.snapshot == structs.replace(before, sequence=before.sequence + 1, last_unix_ms=world.now)
+
+
+def test_an_answer_is_taken_once():
+    world = registering(Phase.SUBMITTING)
+    answer = world.perform(world.pending(SubmitRegistration))
+    assert world.take(answer).verdict == "taken"
+    assert world.take(answer).verdict == "ignored"
+
+
+def test_a_commit_under_way_is_waited_for_when_the_configuration_changes():
+    """It may flip whatever is decided meanwhile, so its answer is needed."""
+    world = renewing(Phase.COMMITTING)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    assert world.position == (State.RENEWING, Phase.COMMITTING)
+    world.answer(CommitCredential)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f3"))
+    assert world.position == (State.RENEWING, Phase.RETIRING)
+    world.answer(RetireCredential)
+    assert world.position == (State.REPROVISIONING, Phase.STAGING)
+    assert world.snapshot.credential.generation == world.store.current == 2
+    world.settle()
+    assert world.snapshot.assignment.fingerprint == "f3"
+
+
+def test_a_commit_that_failed_is_not_repeated_for_a_configuration_that_is_gone():
+    world = renewing(Phase.COMMITTING)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    world.deny(CommitCredential)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+
+
+def test_between_two_commits_an_outdated_attempt_is_abandoned():
+    world = renewing(Phase.COMMITTING)
+    world.deny(CommitCredential)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    assert world.position == (State.REPROVISIONING, Phase.SUBMITTING)
+
+
+def test_a_kill_between_the_flip_and_its_answer():
+    world = renewing(Phase.COMMITTING)
+    world.perform(world.pending(CommitCredential))
+    world.restart()
+    assert world.snapshot.credential.generation == 1
+    world.answer(CommitCredential)
+    assert world.snapshot.credential.generation == 2
+    world.settle()
+
+
+def test_a_copied_image_does_not_go_on_with_the_attempt_of_the_original():
+    world = registering(Phase.SUBMITTING)
+    world.restart(foreign_machine=True)
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.outstanding == ()
+    world.take(ReprovisionRequested(uid=1000, privileged=False))
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    world.restart()
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    world.take(ReprovisionRequested(uid=0))
+    assert world.position == (State.REGISTERING, Phase.SUBMITTING)
+    assert not world.snapshot.foreign_machine
+
+
+# --- stage -------------------------------------------------------------------------------------------
+
+
+def test_a_new_generation_is_staged_beside_the_old():
+    world = expiring()
+    world.fire("attempt")
+    (stage,) = asked(world.history[-1][2])
+    assert stage == StageKey(generation=2, algorithm="ec-p256", common_name="device-1")
+
+
+def test_a_generation_found_on_disk_is_never_staged_over():
+    world = World()
+    world.take(started(inventory=Inventory(newest_generation=7)))
+    assert "stage 8" in wishes(world.history[-1][2])
+
+
+def test_a_key_that_is_kept_is_copied_from_the_current_generation():
+    world = expiring(policy=with_policy(rotate_key=False))
+    world.fire("attempt")
+    (stage,) = asked(world.history[-1][2])
+    assert (stage.generation, stage.reuse_generation) == (2, 1)
+    world.settle()
+    assert world.snapshot.credential.spki_sha256 == "k1"
+
+
+def test_there_is_no_key_to_keep_of_a_configured_credential():
+    world = certless(policy=with_policy(rotate_key=False))
+    world.fire("reissue")
+    (stage,) = asked(world.history[-1][2])
+    assert stage.reuse_generation is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "waits"),
+    [
+        (POLICY, True),
+        (with_policy(key_algorithm="rsa-2048"), False),
+        (with_policy(registration_id="device-2"), False),
+    ],
+)
+def test_the_key_of_a_failed_attempt_is_used_again_when_it_still_fits(policy, waits):
+    world = unprovisioned()
+    world.restart(policy=policy)
+    world.fire("attempt")
+    assert world.snapshot.phase is (Phase.SUBMITTING if waits else Phase.STAGING)
+
+
+@pytest.mark.parametrize("failure_class", ["retry", "wait", "operator", "reregister", "clock", "new_key"])
+def test_the_staged_key_outlives_every_failure_but_new_key(failure_class):
+    world = renewing(Phase.SUBMITTING)
+    decision = world.deny(SubmitRegistration, failure_class=failure_class)
+    kept = world.snapshot.staged is not None
+    assert kept is (failure_class != "new_key")
+    assert ("keep 1" in wishes(decision)) is not kept
+    if not kept:
+        world.answer(RetireCredential)
+        assert world.store.keys.keys() == {1}
+        world.fire("attempt")
+        assert "stage 3" in wishes(world.history[-1][2])
+
+
+# --- submit and poll ---------------------------------------------------------------------------------
+
+
+def test_polls_follow_their_schedule_and_retry_after():
+    world = registering(Phase.SUBMITTING)
+    world.answer(SubmitRegistration, retry_after_ms=3_000)
+    assert world.snapshot.armed_as("phase").delay_ms == 3_000
+    expected = [500, 1_000, 2_400, 3_000, 3_200, 2_000, 2_000]
+    for gap in expected:
+        world.fire("phase")
+        world.take(RegistrationPending(answers=world.pending(PollRegistration).id))
+        assert world.snapshot.armed_as("phase").delay_ms == gap
+
+
+def test_an_assignment_may_come_at_once():
+    world = registering(Phase.SUBMITTING)
+    one = world.pending(SubmitRegistration)
+    world.take(assigned(one.id, "k1", world.now))
+    assert world.snapshot.phase is Phase.PROVING
+
+
+def test_polls_that_get_no_answer_are_repeated_until_the_attempts_deadline():
+    world = polling(registering)
+    begun = world.snapshot.attempt.started_unix_ms
+    while world.snapshot.phase is Phase.POLLING:
+        if world.asks(PollRegistration):
+            world.deny(PollRegistration, code="dps-503", tracking_id="t-1")
+        elif world.snapshot.armed_as("phase").at_unix_ms < world.snapshot.armed_as("timeout").at_unix_ms:
+            world.fire("phase")
+        else:
+            world.fire("timeout")
+    assert world.now - begun == POLICY.attempt_timeout_ms
+    error = world.snapshot.ended.error
+    assert (error.code, error.failure_class, error.tracking_id) == ("attempt-timeout", "retry", "t-1")
+    assert "dps-503" in error.message
+
+
+def test_a_deadline_without_any_answer():
+    world = registering(Phase.SUBMITTING)
+    world.fire("timeout")
+    assert world.snapshot.ended.error.message == "no final answer within 300 s"
+
+
+def test_an_operator_failure_ends_a_poll():
+    world = polling(registering)
+    world.deny(PollRegistration, failure_class="operator", code="dps-401")
+    assert world.snapshot.ended.error.code == "dps-401"
+
+
+# --- certificate-less answers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [registering, reprovisioning])
+@pytest.mark.parametrize("phase", [Phase.SUBMITTING, Phase.POLLING])
+def test_without_a_csr_where_that_is_welcome(place, phase):
+    world = place(Phase.SUBMITTING) if phase is Phase.SUBMITTING else polling(place)
+    kind = SubmitRegistration if phase is Phase.SUBMITTING else PollRegistration
+    decision = world.deny(kind, failure_class="operator", code="csr-not-configured")
+    (submit,) = asked(decision)
+    assert (submit.generation, submit.spki_sha256) == (None, "")
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    (poll,) = asked(world.history[-1][2])
+    assert poll.spki_sha256 == ""
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
+    assert world.snapshot.credential.source == "configured"
+    assert world.snapshot.armed_as("reissue").delay_ms == POLICY.reissue_interval_ms
+    assert world.snapshot.armed_as("expiry") is None
+    assert world.snapshot.staged is None
+
+
+def test_without_a_csr_is_tried_once_only():
+    world = registering(Phase.SUBMITTING)
+    for _ in range(2):
+        world.deny(SubmitRegistration, failure_class="operator", code="csr-not-configured")
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+
+
+def test_while_renewing_the_certificate_is_kept():
+    world = renewing(Phase.SUBMITTING)
+    world.deny(SubmitRegistration, failure_class="operator", code="csr-not-configured")
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.source == "issued"
+    world.fire("attempt")
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    assign(world, chain=None)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.ended.error.code == "not-issued"
+    assert world.snapshot.credential.source == "issued"
+
+
+@pytest.mark.parametrize("how", ["command", "expiry"])
+def test_after_that_the_certless_way_is_taken_on_command_or_expiry(how):
+    world = renewing(Phase.SUBMITTING)
+    world.deny(SubmitRegistration, failure_class="operator", code="csr-not-configured")
+    if how == "command":
+        world.take(ReprovisionRequested(uid=0))
+    else:
+        world.fire("expiry")
+    assert world.position == (State.REPROVISIONING, Phase.SUBMITTING)
+    world.deny(SubmitRegistration, failure_class="operator", code="csr-not-configured")
+    world.settle()
+    assert world.snapshot.credential.source == "configured"
+    assert world.store.committed[world.store.current].source == "configured"
+
+
+def test_a_certless_device_asks_for_issuance_again():
+    world = certless()
+    world.fire("reissue")
+    assert world.snapshot.state is State.RENEWING
+    world.settle()
+    assert world.snapshot.credential.source == "issued"
+    assert world.snapshot.armed_as("reissue") is None
+
+
+def test_and_rests_for_another_day_when_there_is_none():
+    world = certless()
+    world.fire("reissue")
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    assign(world, chain=None)
+    assert world.position == (State.PROVISIONED, Phase.IDLE)
+    assert world.snapshot.armed_as("reissue").at_unix_ms == world.now + POLICY.reissue_interval_ms
+
+
+def test_a_certless_assignment_is_shown_to_the_hub():
+    world = polling(registering)
+    decision = assign(world, chain=None)
+    (prove,) = asked(decision)
+    assert (prove.issued, prove.chain_pem, prove.generation) == (False, None, 2)
+    world.answer(ProveCredential)
+    commit = world.pending(CommitCredential).effect
+    assert (commit.chain_pem, commit.generation) == (None, 2)
+
+
+# --- bundle ------------------------------------------------------------------------------------------
+
+OTHER = structs.replace(BUNDLE, sha256="b2", certificates=3)
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+def test_a_present_bundle_replaces_the_stored_one(place):
+    world = polling(place)
+    assign(world, bundle=OTHER)
+    world.settle()
+    assert world.snapshot.bundle.sha256 == "b2"
+    assert world.snapshot.bundle.certificates == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "fields", "stays"),
+    [
+        (renewing, {}, True),
+        (renewing, {"assigned_hub": "other.example"}, False),
+        (renewing, {"assigned_hub": "other.example", "bundle_spoken": False}, True),
+        (renewing, {"assigned_hub": "other.example", "bundle_problem": "garbage"}, True),
+        (renewing, {"device_id": "device-x"}, False),
+        (reprovisioning, {}, False),
+        (reprovisioning, {"bundle_spoken": False}, True),
+        (reprovisioning, {"bundle_problem": "garbage"}, True),
+    ],
+)
+def test_absence_removes_the_bundle_only_after_a_move_or_an_operators_word(place, fields, stays):
+    world = polling(place)
+    assign(world, bundle=None, **fields)
+    assert world.snapshot.candidate.keep_bundle is stays
+    world.settle()
+    assert (world.snapshot.bundle is not None) is stays
+    assert world.snapshot.bundle_problem == fields.get("bundle_problem")
+
+
+def test_a_caller_without_rights_removes_no_bundle():
+    world = provisioned()
+    world.take(ReprovisionRequested(uid=1000, privileged=False))
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    assign(world, bundle=None)
+    world.settle()
+    assert world.snapshot.bundle is not None
+
+
+@pytest.mark.parametrize(
+    ("event", "removed"),
+    [(ReprovisionRequested(uid=0), True), (ReprovisionRequested(uid=9, privileged=False), False)],
+)
+def test_joining_makes_an_attempt_an_operators_only_when_one_asked(event, removed):
+    world = polling(renewing)
+    world.take(event)
+    assert world.snapshot.state is State.REPROVISIONING
+    assign(world, bundle=None)
+    assert world.snapshot.candidate.keep_bundle is not removed
+
+
+def test_a_bad_bundle_never_fails_a_credential():
+    world = polling(renewing)
+    assign(world, bundle=None, bundle_problem="no certificate in it")
+    world.settle()
+    assert world.snapshot.credential.generation == 2
+    assert world.snapshot.bundle.sha256 == BUNDLE.sha256
+    assert world.snapshot.bundle_problem == "no certificate in it"
+
+
+def test_renaming_the_bundle_registers_again_and_files_it_under_the_new_name():
+    world = provisioned()
+    world.take(ConfigurationChanged(policy=with_policy(trust_bundle_id="mine"), fingerprint="f1"))
+    assert world.snapshot.state is State.REPROVISIONING
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    assign(world, bundle=None)
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
+    assert world.snapshot.bundle.id == "mine"
+    assert world.snapshot.bundle.sha256 == BUNDLE.sha256
+
+
+def test_a_bundle_renamed_during_an_attempt_is_renamed_by_another():
+    world = renewing(Phase.PROVING)
+    world.take(ConfigurationChanged(policy=with_policy(trust_bundle_id="mine"), fingerprint="f1"))
+    assert world.snapshot.phase is Phase.PROVING
+    world.until(Phase.RETIRING)
+    world.answer(RetireCredential)
+    assert world.position == (State.REPROVISIONING, Phase.STAGING)
+    world.settle()
+    assert world.snapshot.bundle.id == "mine"
+    assert world.snapshot.state is State.PROVISIONED
+
+
+def test_without_any_bundle_a_new_name_changes_nothing():
+    world = polling(registering)
+    assign(world, bundle=None)
+    world.settle()
+    world.take(ConfigurationChanged(policy=with_policy(trust_bundle_id="mine"), fingerprint="f1"))
+    assert world.snapshot.state is State.PROVISIONED
+
+
+def test_assignment_certificate_key_and_bundle_are_one_commit():
+    world = polling(renewing)
+    assign(world, substatus="reprovisionedToInitialAssignment", certificate_type="x509")
+    world.answer(ProveCredential)
+    commit = world.pending(CommitCredential).effect
+    assert commit == CommitCredential(
+        generation=2,
+        hub="hub.example",
+        device_id="device-1",
+        fingerprint="f1",
+        chain_pem=PEM,
+        bundle_id=POLICY.trust_bundle_id,
+        bundle_pem=BUNDLE.bundle_pem,
+        substatus="reprovisionedToInitialAssignment",
+        certificate_type="x509",
+    )
+    world.settle()
+    assert world.snapshot.assignment.substatus == "reprovisionedToInitialAssignment"
+
+
+# --- verify ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "failure_class"),
+    [
+        ({"spki_sha256": "k1"}, "chain-wrong-key", "new_key"),
+        ({"subject_cn": "device-2"}, "chain-wrong-subject", "retry"),
+        ({"subject_cn": "x" * 500}, "chain-wrong-subject", "retry"),
+        ({"is_ca": True}, "chain-is-ca", "retry"),
+        ({"intact": False}, "chain-broken", "retry"),
+        ({"not_after_unix_ms": T0 - DAY, "not_before_unix_ms": T0}, "chain-inverted", "retry"),
+        ({"not_after_unix_ms": T0, "not_before_unix_ms": T0}, "chain-inverted", "retry"),
+        ({"not_after_unix_ms": T0, "not_before_unix_ms": T0 - DAY}, "chain-expired", "retry"),
+    ],
+)
+def test_what_is_wrong_with_a_chain(fields, code, failure_class):
+    world = polling(renewing)
+    issued(world, **fields)
+    error = world.snapshot.ended.error
+    assert (error.code, error.failure_class) == (code, failure_class)
+    assert len(error.message) < 300
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.generation == 1
+
+
+@pytest.mark.parametrize("name", ["device-1", "DEVICE-1", "Device-1"])
+def test_names_compare_as_dps_compares_them(name):
+    world = polling(renewing)
+    issued(world, subject_cn=name)
+    assert world.snapshot.phase is Phase.PROVING
+
+
+@pytest.mark.parametrize(
+    ("begins", "code"),
+    [(0, None), (5 * MINUTE, None), (5 * MINUTE + 1, "chain-not-yet-valid"), (-80 * DAY, None)],
+)
+def test_dates_are_judged_by_the_clouds_clock_when_it_says(begins, code):
+    world = polling(renewing)
+    date = world.now + 400 * DAY
+    one = world.pending(PollRegistration)
+    facts = chain(one.effect.spki_sha256, date + begins)
+    world.take(assigned(one.id, "", 0, chain=facts, server_date_unix_ms=date))
+    assert (world.snapshot.phase is Phase.PROVING) is (code is None)
+    if code:
+        assert world.snapshot.ended.error.code == code
+
+
+def test_an_expired_chain_is_expired_by_the_clouds_clock_too():
+    world = polling(renewing)
+    date = world.now + 400 * DAY
+    one = world.pending(PollRegistration)
+    world.take(assigned(one.id, one.effect.spki_sha256, world.now, server_date_unix_ms=date))
+    assert world.snapshot.ended.error.code == "chain-expired"
+
+
+def test_without_any_known_time_dates_are_not_judged():
+    world = registering(Phase.POLLING, kernel_synchronised=False, build_unix_ms=T0 + DAY)
+    world.fire("phase")
+    issued(world, not_before_unix_ms=T0 - 9 * DAY, not_after_unix_ms=T0 - DAY)
+    assert world.snapshot.phase is Phase.PROVING
+
+
+# --- prove -------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_soon_after_a_new_assignment_is_shown_again():
+    world = registering(Phase.PROVING)
+    for _ in range(5):
+        world.deny(ProveCredential, refused=True)
+        assert world.snapshot.phase is Phase.PROVING
+        world.fire("phase")
+    assert world.snapshot.attempt.tries == 6
+    assert world.snapshot.attempt.last_error.code == "unreachable"
+
+
+def test_fifteen_minutes_later_it_is_a_verdict():
+    world = registering(Phase.PROVING)
+    world.deny(ProveCredential, refused=True, after_ms=15 * MINUTE - 1)
+    world.fire("phase")
+    world.now = world.snapshot.candidate.assigned_unix_ms + 15 * MINUTE
+    world.deny(ProveCredential, refused=True, failure_class="operator", code="hub-401", after_ms=0)
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.candidate is None
+    assert world.snapshot.staged is not None
+
+
+def test_the_same_hub_has_no_such_excuse():
+    world = renewing(Phase.PROVING)
+    world.deny(ProveCredential, refused=True)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.generation == world.store.current == 1
+
+
+def test_a_moved_device_has_it():
+    world = polling(renewing)
+    assign(world, assigned_hub="other.example:8443")
+    world.deny(ProveCredential, refused=True)
+    assert world.snapshot.phase is Phase.PROVING
+    assert world.snapshot.assignment.hub == "hub.example"
+    world.settle()
+    assert world.snapshot.assignment.hub == "other.example:8443"
+
+
+def test_an_unreachable_hub_waits_while_the_old_certificate_is_good():
+    world = renewing(Phase.PROVING)
+    credential = world.snapshot.credential
+    last = credential.not_after_unix_ms - (credential.not_after_unix_ms - credential.not_before_unix_ms) // 10
+    while world.now < last:
+        world.deny(ProveCredential, draw_ppm=999_999, retry_after_ms=DAY)
+        if world.snapshot.phase is Phase.PROVING:
+            world.fire("phase")
+    world.deny(ProveCredential)
+    assert world.snapshot.phase is Phase.COMMITTING
+    assert not world.snapshot.candidate.proven
+    world.settle()
+    assert not world.snapshot.credential.proven
+    assert world.store.keys.keys() == {1, 2}
+
+
+def test_an_unreachable_hub_waits_while_the_configured_credential_serves():
+    world = certless()
+    world.fire("reissue")
+    world.until(Phase.PROVING)
+    world.deny(ProveCredential)
+    assert world.snapshot.phase is Phase.PROVING
+
+
+def test_without_any_credential_it_is_committed_and_proven_later():
+    world = unproven()
+    assert world.snapshot.armed_as("prove") is not None
+    world.fire("prove")
+    (prove,) = asked(world.history[-1][2])
+    assert (prove.generation, prove.issued, prove.chain_pem) == (1, True, None)
+    world.answer(ProveCredential)
+    assert world.snapshot.credential.proven
+    assert world.snapshot.armed_as("prove") is None
+
+
+def test_an_unproven_credential_is_shown_until_the_hub_says_something():
+    world = unproven()
+    for _ in range(20):
+        world.fire("prove")
+        world.deny(ProveCredential)
+    assert world.position == (State.PROVISIONED, Phase.IDLE)
+    world.fire("prove")
+    world.deny(ProveCredential, refused=True)
+    assert world.position == (State.REPROVISIONING, Phase.STAGING)
+
+
+def test_an_attempt_forgets_background_proofs_and_asks_again_afterwards():
+    world = unproven()
+    world.fire("prove")
+    late = world.perform(world.pending(ProveCredential))
+    world.take(RenewRequested(uid=0))
+    assert not world.asks(ProveCredential)
+    assert world.take(late).verdict == "ignored"
+    world.answer(StageKey)
+    world.deny(SubmitRegistration)
+    assert world.snapshot.armed_as("prove") is not None
+
+
+def test_the_superseded_key_stays_until_its_successor_is_proven():
+    world = unproven()
+    world.now = world.snapshot.armed_as("window").at_unix_ms
+    world.take(RenewRequested(uid=0))
+    world.until(Phase.PROVING)
+    world.now += 60 * DAY
+    world.deny(ProveCredential)
+    world.settle()
+    assert [one.generation for one in world.snapshot.superseded] == [1]
+    assert world.store.keys.keys() == {1, 2}
+    world.fire("prove")
+    world.answer(ProveCredential)
+    world.settle()
+    assert world.store.keys.keys() == {2}
+
+
+def test_only_the_latest_expired_one_waits_for_that():
+    world = unproven()
+    for _ in range(3):
+        world.take(RenewRequested(uid=0), after_ms=85 * DAY)
+        world.until(Phase.PROVING)
+        world.deny(ProveCredential)
+        world.settle()
+    assert [one.generation for one in world.snapshot.superseded] == [3]
+
+
+# --- commit and retire -------------------------------------------------------------------------------
+
+
+def test_a_commit_is_repeated_until_the_store_can():
+    world = renewing(Phase.COMMITTING)
+    for _ in range(5):
+        world.deny(CommitCredential, code="disk-full")
+        assert world.snapshot.phase is Phase.COMMITTING
+        world.fire("phase")
+    assert world.snapshot.credential.generation == 1
+    world.settle()
+    assert world.snapshot.credential.generation == 2
+
+
+@pytest.mark.parametrize("failure_class", ["operator", "new_key", "reregister", "clock"])
+def test_a_commit_refused_for_good_ends_the_attempt(failure_class):
+    world = renewing(Phase.COMMITTING)
+    world.deny(CommitCredential, failure_class=failure_class)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.generation == 1
+    assert world.snapshot.candidate is None
+
+
+def test_a_new_key_in_the_store_means_a_new_generation():
+    world = renewing(Phase.COMMITTING)
+    world.store.keys.pop(2)
+    world.answer(CommitCredential)
+    assert world.snapshot.staged is None
+    world.fire("attempt")
+    assert "stage 3" in wishes(world.history[-1][2])
+    world.settle()
+    assert world.store.usable()
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+def test_whether_the_old_keys_could_be_removed_does_not_matter(place):
+    world = place(Phase.RETIRING)
+    world.deny(RetireCredential)
+    assert world.position == (State.PROVISIONED, Phase.IDLE)
+    assert world.snapshot.ended.error is None
+
+
+def test_a_superseded_key_stays_until_its_certificate_has_ended():
+    """Requests that began before the flip hold handles that sign with it."""
+    world = expiring()
+    world.fire("attempt")
+    ends = world.snapshot.credential.not_after_unix_ms
+    world.settle()
+    assert world.store.keys.keys() == {1, 2}
+    assert world.snapshot.armed_as("collect").at_unix_ms == ends
+    world.fire("collect")
+    world.settle()
+    assert world.store.keys.keys() == {2}
+    assert world.snapshot.armed_as("collect") is None
+
+
+def test_a_superseded_configured_credential_holds_nothing_back():
+    world = certless()
+    world.fire("reissue")
+    world.settle()
+    assert world.snapshot.superseded == ()
+    assert world.store.committed.keys() == {3}
+
+
+def test_collecting_waits_for_a_running_attempt():
+    world = expiring()
+    world.fire("attempt")
+    world.settle()
+    world.take(RenewRequested(uid=0))
+    world.fire("collect")
+    assert world.snapshot.armed_as("collect").delay_ms == HOUR
+    world.settle()
+    assert world.store.usable()
+
+
+def test_no_retirement_is_repeated_beside_a_newer_one():
+    world = unproven()
+    world.fire("prove")
+    world.answer(ProveCredential)
+    world.take(RenewRequested(uid=0))
+    assert not world.asks(RetireCredential)
+
+
+# --- ends --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_failures_are_counted_until_a_success(failures):
+    world = unprovisioned()
+    for _ in range(failures - 1):
+        world.fire("attempt")
+        world.deny(SubmitRegistration)
+    assert world.snapshot.failures == failures
+    world.fire("attempt")
+    world.settle()
+    assert world.snapshot.failures == 0
+    assert world.snapshot.ended.error is None
+
+
+def test_a_failed_renewal_near_the_end_is_repeated_sooner():
+    world = renewing(Phase.SUBMITTING)
+    world.now = world.snapshot.credential.not_after_unix_ms - 60_000
+    world.deny(SubmitRegistration, failure_class="operator", draw_ppm=999_999, after_ms=0)
+    assert world.snapshot.armed_as("attempt").delay_ms == 6_000
+
+
+def test_a_renewal_serves_to_its_last_second_and_then_reprovisions():
+    world = expiring()
+    while world.snapshot.state is not State.REPROVISIONING:
+        if world.asks(StageKey):
+            world.answer(StageKey)
+        elif world.asks(SubmitRegistration):
+            world.deny(SubmitRegistration, draw_ppm=999_999, failure_class="operator", code="dps-403")
+        else:
+            world.fire(min(world.snapshot.armed, key=lambda one: one.at_unix_ms).name, draw_ppm=999_999)
+    assert world.now >= world.snapshot.credential.not_after_unix_ms
+    assert world.snapshot.credential.generation == world.store.current == 1
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
+
+
+@pytest.mark.parametrize("place", [expiring, waiting])
+@pytest.mark.parametrize(
+    ("draw", "delay"), [(0, 0), (500_000, 7 * MINUTE + 30_000), (999_999, 15 * MINUTE - 1)]
+)
+def test_what_is_overdue_at_a_start_is_spread(draw, delay, place):
+    """A fleet that wakes together must not arrive together: neither with renewals nor out of a backoff."""
+    world = place()
+    before = world.position
+    overdue = world.snapshot.armed_as("attempt").at_unix_ms - world.now + MINUTE
+    world.restart(down_ms=overdue, draw_ppm=draw)
+    assert world.position == before
+    assert world.snapshot.armed_as("attempt").delay_ms == delay
+
+
+def test_a_certificate_that_expired_meanwhile_is_not_spread():
+    world = expiring()
+    world.restart(down_ms=60 * DAY, draw_ppm=500_000)
+    assert world.position == (State.REPROVISIONING, Phase.STAGING)
+
+
+def test_a_delay_keeps_what_is_left_of_it_over_a_start():
+    world = waiting(retry_after_ms=HOUR)
+    left = world.snapshot.armed_as("attempt").at_unix_ms - world.now
+    assert left == HOUR
+    world.restart(down_ms=10 * MINUTE)
+    assert world.snapshot.armed_as("attempt").delay_ms == 50 * MINUTE
+    world.restart(down_ms=2 * HOUR)
+    assert world.snapshot.armed_as("attempt").delay_ms == 0
+
+
+def test_one_draw_per_certificate():
+    world = provisioned()
+    draw = world.snapshot.credential.draw_ppm
+    for event_draw in (1, 2, 3):
+        world.restart(draw_ppm=event_draw)
+        world.take(ConfigurationChanged(policy=POLICY, fingerprint="f1", draw_ppm=event_draw))
+    world.fire("window", draw_ppm=999_999)
+    assert world.snapshot.credential.draw_ppm == draw
+
+
+def test_the_draw_comes_with_the_commit():
+    world = registering(Phase.COMMITTING)
+    world.answer(CommitCredential, draw_ppm=250_000)
+    world.answer(RetireCredential, draw_ppm=999_999)
+    world.fire("window")
+    credential = world.snapshot.credential
+    life = credential.not_after_unix_ms - credential.not_before_unix_ms
+    assert world.snapshot.armed_as("attempt").at_unix_ms == credential.not_before_unix_ms + life * 75 // 100
+
+
+def test_a_credential_adopted_from_the_store_draws_once():
+    world = World()
+    world.take(started(inventory=holding(stored(bundle_id="b", bundle_certificates=2)), draw_ppm=123))
+    assert world.snapshot.credential.draw_ppm == 123
+    assert world.snapshot.bundle.certificates == 2
+    world.take(started(inventory=holding(stored()), draw_ppm=456))
+    assert world.snapshot.credential.draw_ppm == 123
+
+
+def test_a_problem_in_the_stores_is_told_once_per_start():
+    world = provisioned()
+    for _ in range(3):
+        world.restart(inventory=Inventory(problem="half missing"), degraded=("journal: missing",))
+        assert world.snapshot.degraded == ("journal: missing", "half missing")
+    world.restart()
+    assert world.snapshot.degraded == ()
+
+
+def test_everything_stays_as_it_is_at_a_shutdown():
+    world = renewing(Phase.POLLING)
+    before = world.snapshot
+    decision = world.take(ShutdownRequested(reason="SIGTERM"))
+    assert wishes(decision) == ["stop"]
+    assert world.snapshot.stopping
+    world.restart()
+    assert not world.snapshot.stopping
+    assert world.snapshot.attempt == before.attempt
+
+
+def test_a_hold_during_registration_lets_it_finish_and_begins_no_other():
+    world = fresh()
+    world.take(HoldRequested(hold=True, uid=0))
+    world.answer(StageKey)
+    world.deny(SubmitRegistration)
+    world.fire("attempt")
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.armed == ()
+    world.restart()
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    world.take(HoldRequested(hold=False, uid=0))
+    assert world.snapshot.armed_as("attempt").delay_ms == 0
+    world.fire("attempt")
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
