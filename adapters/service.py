@@ -1,6 +1,7 @@
 """The composition root: which adapter fills which port, and the list of everything that is alive."""
 
 import errno
+import gc
 import grp
 import hashlib
 import logging
@@ -134,14 +135,30 @@ async def _live(runtime: Runtime, lived: trio.Event, notifier: Notifier) -> None
         log.info("READY %s", status.state)
         notifier.ready()
         notifier.status(f"{status.state}: {status.reason}")
+        _forget_the_start()
     lived.set()
+
+
+def _forget_the_start() -> None:
+    """What imports and the restored history left is kept for good, so the collector need not look at it.
+
+    A full collection then takes a tenth of the time it did, and happens while little has piled up: each
+    TLS connection of trio is a cycle, and holds a context with the system's roots (1.7 MiB) until then.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 # --- who we are --------------------------------------------------------------------------------------
 
 
-def identify(configuration: Configuration) -> Identity:
-    """Never raises: a device whose onboarding credential cannot be read still serves what it has."""
+def identify(configuration: Configuration, before: Snapshot) -> Identity:
+    """Never raises: a device whose onboarding credential cannot be read still serves what it has.
+
+    Part of who we are is the public key of a configured certificate. When that one cannot be read now,
+    and nothing else changed since ``before``, we are who we were: a file system that is mounted late, or
+    a mode set wrong, must not reprovision a device.
+    """
     provisioning = configuration.provisioning
     registration_id, public, note, not_after = "", "", None, None
     if isinstance(provisioning, DpsProvisioning):
@@ -154,12 +171,20 @@ def identify(configuration: Configuration) -> Identity:
             not_after = onboarding_not_after_unix_ms(configuration)
         except AdapterError as exc:
             note = f"onboarding credential: {exc.message}"
-    return Identity(
-        policy=config.policy(configuration, registration_id),
-        fingerprint=config.fingerprint(configuration, registration_id, public),
-        onboarding_not_after_unix_ms=not_after,
-        note=note,
-    )
+    policy = config.policy(configuration, registration_id)
+    fingerprint = config.fingerprint(configuration, registration_id, public)
+    if note is not None and _may_be_the_same(policy, before.policy):
+        policy = structs.replace(policy, registration_id=before.policy.registration_id)
+        fingerprint, not_after = before.fingerprint, before.onboarding_not_after_unix_ms
+    return Identity(policy=policy, fingerprint=fingerprint, onboarding_not_after_unix_ms=not_after, note=note)
+
+
+def _may_be_the_same(policy: PolicySettings, before: PolicySettings) -> bool:
+    """Whether all that can be known of a device with a configured certificate is as it was."""
+    known = (policy.endpoint, policy.scope_id, policy.attestation, policy.api_version)
+    was = (before.endpoint, before.scope_id, before.attestation, before.api_version)
+    named = policy.registration_id in ("", before.registration_id)
+    return policy.attestation == "x509" and known == was and named
 
 
 def _keep_last_good(paths: Paths, loaded: config.Loaded) -> tuple[str, ...]:
@@ -201,7 +226,7 @@ class _Opener:
         self._store = store
         self._clock = clock
         self._notes = notes
-        self._identity = identify(held())
+        self._identity = identify(held(), Snapshot())
         self._inventory = store.inventory()
 
     async def open(self) -> Opened:
@@ -223,6 +248,7 @@ class _Opener:
             refuse_damage=settings.when_damaged == "refuse",
             stores_hold_something=self._inventory.newest_generation > 0,
         )
+        self._identity = identify(self._held(), restored.snapshot)
         for note in restored.notes:
             log.warning("%s", note)
         events: tuple[AnyEvent, ...] = (
@@ -327,7 +353,7 @@ class _Reload:
             return
         self._held.configuration = loaded.configuration
         _keep_last_good(self._paths, loaded)
-        identity = await trio.to_thread.run_sync(identify, loaded.configuration)
+        identity = await trio.to_thread.run_sync(identify, loaded.configuration, self._runtime.snapshot)
         if identity.note is not None:
             log.warning("%s", identity.note)
         self._runtime.post(ConfigurationChanged(policy=identity.policy, fingerprint=identity.fingerprint))
