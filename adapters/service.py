@@ -286,11 +286,8 @@ class _Opener:
             software_version=version("identityd"),
             kernel_synchronised=self._clock.kernel_synchronised(),
             foreign_machine=foreign_machine,
-            degraded=tuple(
-                note
-                for note in (*self._notes, *self._store.repairs, *notes, identity.note)
-                if note is not None
-            ),
+            degraded=(*self._store.repairs, *notes),
+            configuration_notes=(*self._notes, *_noted(identity.note)),
             onboarding_not_after_unix_ms=identity.onboarding_not_after_unix_ms,
         )
 
@@ -335,6 +332,10 @@ def _listener(name: str, path: str, inherited: dict[str, int]) -> trio.SocketLis
     return listener
 
 
+def _noted(note: str | None) -> tuple[str, ...]:
+    return () if note is None else (note,)
+
+
 class _Reload:
     """SIGHUP: the configuration again. A broken one changes nothing and is told."""
 
@@ -350,14 +351,32 @@ class _Reload:
             for problem in exc.problems:
                 log.error("%s", problem)
             log.error("configuration not reloaded; the one in force stays")
+            self._runtime.post(self._unchanged(exc))
             return
         self._held.configuration = loaded.configuration
         _keep_last_good(self._paths, loaded)
         identity = await trio.to_thread.run_sync(identify, loaded.configuration, self._runtime.snapshot)
         if identity.note is not None:
             log.warning("%s", identity.note)
-        self._runtime.post(ConfigurationChanged(policy=identity.policy, fingerprint=identity.fingerprint))
+        self._runtime.post(
+            ConfigurationChanged(
+                policy=identity.policy,
+                fingerprint=identity.fingerprint,
+                configuration_notes=_noted(identity.note),
+                onboarding_not_after_unix_ms=identity.onboarding_not_after_unix_ms,
+            )
+        )
         log.info("configuration reloaded")
+
+    def _unchanged(self, exc: ConfigurationInvalid) -> ConfigurationChanged:
+        """What is in force stays; status says that the file could not be used."""
+        snapshot = self._runtime.snapshot
+        return ConfigurationChanged(
+            policy=snapshot.policy,
+            fingerprint=snapshot.fingerprint,
+            configuration_notes=(f"configuration: not usable, the one before stays ({exc.problems[0]})",),
+            onboarding_not_after_unix_ms=snapshot.onboarding_not_after_unix_ms,
+        )
 
     def _load(self) -> config.Loaded:
         # Without a fallback: running on what is in force is better than going back further.

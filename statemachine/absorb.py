@@ -171,6 +171,7 @@ def _started(work: Work) -> None:
         rules_revision=event.rules_revision,
         foreign_machine=work.snapshot.foreign_machine or event.foreign_machine,
         degraded=event.degraded,
+        configuration_notes=event.configuration_notes,
         onboarding_not_after_unix_ms=event.onboarding_not_after_unix_ms,
         newest_generation=max(work.snapshot.newest_generation, event.inventory.newest_generation),
         stopping=False,
@@ -235,7 +236,12 @@ def _configured(work: Work) -> None:
     event: ConfigurationChanged = work.event
     if event.fingerprint != work.snapshot.fingerprint:
         work.change(budget=Budget(), failures=0)
-    work.change(policy=event.policy, fingerprint=event.fingerprint)
+    work.change(
+        policy=event.policy,
+        fingerprint=event.fingerprint,
+        configuration_notes=event.configuration_notes,
+        onboarding_not_after_unix_ms=event.onboarding_not_after_unix_ms,
+    )
 
 
 def _held(work: Work) -> None:

@@ -90,12 +90,17 @@ def wait_for_budget(work: Work) -> None:
     """Until the budget's window has passed, or the last tenth of the certificate's life begins."""
     snapshot = work.snapshot
     at = snapshot.budget.since_unix_ms + snapshot.policy.budget_window_ms
-    credential = snapshot.credential
-    if credential is not None and credential.source == "issued":
-        last = policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
-        if last > work.now:
-            at = min(at, last)
-    work.arm_at("attempt", max(at, work.now))
+    last = _last_part_ahead(work)
+    work.arm_at("attempt", at if last is None else min(at, last))
+
+
+def _last_part_ahead(work: Work) -> int | None:
+    """When the last tenth of the issued certificate's life begins, if that is still to come."""
+    credential = work.snapshot.credential
+    if credential is None or credential.source == "configured":
+        return None
+    last = policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+    return last if last > work.now else None
 
 
 # --- the life of the credential in use ---------------------------------------------------------------
@@ -131,7 +136,6 @@ def arm_life(work: Work) -> None:
 def arm_renewal(work: Work) -> None:
     """Inside the window: the attempt begins at the certificate's own drawn instant."""
     credential, settings = credential_of(work), work.snapshot.policy
-    work.disarm("window")
     due = policy.renew_at(
         credential.not_before_unix_ms,
         credential.not_after_unix_ms,
@@ -158,9 +162,8 @@ def retry_later(work: Work) -> None:
     """The attempt failed: arm the next one by backoff."""
     snapshot = work.snapshot
     ended = snapshot.ended
-    problem = (ended.error if ended is not None else None) or Problem(
-        failure_class="retry", code="unknown", message=""
-    )
+    problem = None if ended is None else ended.error
+    assert problem is not None, "an attempt that failed says why"
     credential, settings = snapshot.credential, snapshot.policy
     remaining = None
     if credential is not None and credential.source == "issued":
@@ -184,7 +187,7 @@ def retry_later(work: Work) -> None:
 def _budget_gap(work: Work) -> int:
     """Least wait for the budget's sake, never beyond the instant from which none is kept."""
     snapshot = work.snapshot
-    budget, settings, credential = snapshot.budget, snapshot.policy, snapshot.credential
+    budget, settings = snapshot.budget, snapshot.policy
     if in_last_part(work):
         return 0
     gap = policy.budget_gap_ms(
@@ -192,11 +195,8 @@ def _budget_gap(work: Work) -> int:
         registrations=settings.budget_registrations,
         left_ms=budget.since_unix_ms + settings.budget_window_ms - work.now,
     )
-    if credential is not None and credential.source == "issued":
-        last = policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
-        if last > work.now:
-            gap = min(gap, last - work.now)
-    return gap
+    last = _last_part_ahead(work)
+    return gap if last is None else min(gap, last - work.now)
 
 
 def rest_after_failure(work: Work) -> None:

@@ -152,6 +152,10 @@ class ConfigurationChanged(Event, frozen=True, kw_only=True, tag="configuration-
     policy: PolicySettings
     fingerprint: str
     "SHA-256 over who we are to DPS: endpoint, scope, registration id, attestation, dialect."
+    configuration_notes: tuple[str, ...] = ()
+    "What reading it had to work around; replaces what was noted before."
+    onboarding_not_after_unix_ms: int | None = None
+    "Expiry of the configured X.509 credential; None for a symmetric key."
 
 
 class ShutdownRequested(Event, frozen=True, kw_only=True, tag="shutdown-requested"):
@@ -178,7 +182,9 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
     foreign_machine: bool = False
     "The journal was written on another machine: register nothing until the operator confirms."
     degraded: tuple[str, ...] = ()
-    "What this start had to work around: journal set aside, last good configuration in use."
+    "What this start had to work around in journal and stores."
+    configuration_notes: tuple[str, ...] = ()
+    "What it had to work around in the configuration: the last good one in use, an unreadable credential."
     onboarding_not_after_unix_ms: int | None = None
     "Expiry of the configured X.509 credential; None for a symmetric key."
 

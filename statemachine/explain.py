@@ -7,7 +7,6 @@ from statemachine.effects import (
     ArmDeadline,
     ArmDelay,
     CommitCredential,
-    Disarm,
     PollRegistration,
     ProveCredential,
     RetireCredential,
@@ -50,7 +49,7 @@ def rfc3339(unix_ms: int) -> str:
 
 def status_of(snapshot: Snapshot, now: int, *, notes: tuple[str, ...] = ()) -> Status:
     """What `GET /v1/status` answers. ``notes`` are the runtime's own, such as an unavailable journal."""
-    degraded = (*snapshot.degraded, *notes)
+    degraded = (*snapshot.configuration_notes, *snapshot.degraded, *notes)
     if snapshot.bundle_problem is not None:
         degraded = (*degraded, f"trust bundle from the cloud not usable: {snapshot.bundle_problem}")
     return Status(
@@ -166,6 +165,12 @@ _PHASE_WORDS: dict[Phase, str] = {
     Phase.RETIRING: "Superseded keys are being removed.",
 }
 
+_AGAIN_WORDS: dict[Phase, str] = {
+    Phase.POLLING: "DPS is asked again",
+    Phase.PROVING: "the new credential is shown to the hub again",
+    Phase.COMMITTING: "the store is asked again to make the new credential current",
+}
+
 _TIMER_WORDS: dict[Timer, str] = {
     "window": "renewal",
     "attempt": "next attempt",
@@ -173,8 +178,7 @@ _TIMER_WORDS: dict[Timer, str] = {
     "reissue": "issuance is asked for again",
     "prove": "the credential is shown to the hub again",
     "collect": "a superseded key is removed",
-    "phase": "the running attempt goes on",
-    "timeout": "the running attempt is given up",
+    "timeout": "the answer that is waited for, or the attempt is given up",
 }
 
 _RUNNING_ORDER: tuple[Timer, ...] = ("phase", "timeout")
@@ -188,7 +192,8 @@ def _next(snapshot: Snapshot) -> NextStatus | None:
     for name in _RUNNING_ORDER if running else _RESTING_ORDER:
         armed = snapshot.armed_as(name)
         if armed is not None:
-            return NextStatus(what=_TIMER_WORDS[name], at=rfc3339(_when(snapshot, armed)))
+            what = _AGAIN_WORDS[snapshot.phase] if name == "phase" else _TIMER_WORDS[name]
+            return NextStatus(what=what, at=rfc3339(_when(snapshot, armed)))
     return NextStatus(what=_PHASE_WORDS[snapshot.phase]) if running else None
 
 
@@ -365,6 +370,6 @@ def _effect_words(effect: AnyEffect) -> str:
             return f"keep generations {', '.join(map(str, effect.keep)) or 'none'}"
         case StopService():
             return "stop"
-        case Disarm():
-            # Not worth a word: what takes its place is armed, or nothing is.
+        case _:
+            # Disarm is not worth a word: what takes its place is armed, or nothing is.
             return ""

@@ -157,7 +157,7 @@ def backoff_goes_on(work: Work) -> bool:
     snapshot = work.snapshot
     error = snapshot.ended.error if snapshot.ended is not None else None
     mendable = error is not None and error.failure_class == "operator"
-    return work.phase is Phase.IDLE and snapshot.armed_as("attempt") is not None and not mendable
+    return snapshot.armed_as("attempt") is not None and not mendable
 
 
 def attempt_outdated(work: Work) -> bool:

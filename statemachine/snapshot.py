@@ -211,6 +211,8 @@ class Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     foreign_machine: bool = False
     stopping: bool = False
     degraded: tuple[str, ...] = ()
+    configuration_notes: tuple[str, ...] = ()
+    "What is degraded until the next configuration."
 
     def armed_as(self, name: Timer) -> Armed | None:
         """The armed entry of that name, or None."""

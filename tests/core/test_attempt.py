@@ -32,6 +32,7 @@ from tests.core.world import (
     DAY,
     HOUR,
     MINUTE,
+    NO_DPS,
     PEM,
     POLICY,
     T0,
@@ -954,3 +955,97 @@ def test_a_hold_during_registration_lets_it_finish_and_begins_no_other():
     world.fire("attempt")
     world.settle()
     assert world.snapshot.state is State.PROVISIONED
+
+
+def test_without_dps_nothing_registers_whatever_is_released():
+    world = World()
+    world.take(started(policy=NO_DPS))
+    world.take(HoldRequested(hold=True, uid=0))
+    world.take(HoldRequested(hold=False, uid=0))
+    world.fire("attempt")
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.armed == ()
+
+
+# --- small print -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+@pytest.mark.parametrize("phase", [Phase.SUBMITTING, Phase.POLLING])
+def test_without_dps_an_attempt_does_not_go_on_after_a_start(place, phase):
+    world = place(phase)
+    decision = world.restart(policy=NO_DPS, down_ms=HOUR)
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert asked(decision) == []
+
+
+@pytest.mark.parametrize("fields", [{"policy": NO_DPS}, {"fingerprint": "f2"}])
+def test_an_attempt_that_is_given_up_anyway_did_not_fail_by_its_budget(fields):
+    world = registering(Phase.SUBMITTING, policy=with_policy(budget_registrations=1))
+    world.restart(**{"policy": with_policy(budget_registrations=1), **fields})
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.ended is None
+
+
+def test_an_old_operation_is_not_submitted_again_beyond_the_budget():
+    policy = with_policy(budget_registrations=1)
+    world = registering(Phase.POLLING, policy=policy)
+    world.restart(policy=policy, down_ms=HOUR)
+    assert world.snapshot.phase is Phase.POLLING
+
+
+def test_a_privileged_repeat_is_honoured_at_once():
+    world = reprovisioning().settle()
+    world.take(ReprovisionRequested(uid=0), after_ms=1_000)
+    assert world.snapshot.state is State.REPROVISIONING
+
+
+def test_asking_for_issuance_keeps_its_instant_over_a_start():
+    world = certless()
+    at = world.snapshot.armed_as("reissue").at_unix_ms
+    world.restart(down_ms=HOUR)
+    assert world.snapshot.armed_as("reissue").at_unix_ms == at
+
+
+def test_an_issued_credential_found_at_a_start_ends_the_asking_for_issuance():
+    world = certless()
+    world.restart(inventory=holding(stored(5)))
+    assert world.snapshot.armed_as("reissue") is None
+    assert world.snapshot.armed_as("window") is not None
+
+
+@pytest.mark.parametrize(("early_ms", "state"), [(1, State.PROVISIONED), (0, State.CERT_EXPIRING)])
+def test_the_instant_at_which_the_window_opens_is_inside_it(early_ms, state):
+    world = World(now=T0 - DAY + 63 * DAY - early_ms)
+    world.take(started(inventory=holding(stored())))
+    assert world.snapshot.state is state
+    assert (world.snapshot.armed_as("window") is None) is (state is State.CERT_EXPIRING)
+
+
+def test_a_success_that_is_outdated_is_a_success_for_the_counters():
+    world = renewing(Phase.SUBMITTING)
+    world.deny(SubmitRegistration)
+    world.fire("attempt")
+    world.until(Phase.COMMITTING)
+    world.take(ConfigurationChanged(policy=with_policy(trust_bundle_id="mine"), fingerprint="f1"))
+    world.answer(CommitCredential)
+    assert (world.snapshot.failures, world.snapshot.budget.spent) == (1, 2)
+    world.answer(RetireCredential)
+    assert (world.snapshot.failures, world.snapshot.budget.spent) == (0, 0)
+
+
+def test_one_background_proof_at_a_time():
+    world = unproven()
+    world.fire("prove")
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f1"))
+    world.fire("prove")
+    assert len(world.snapshot.outstanding) == 1
+
+
+def test_a_credential_refused_during_a_hold_is_still_shown_later():
+    world = unproven()
+    world.take(HoldRequested(hold=True, uid=0), after_ms=15 * MINUTE)
+    world.fire("prove")
+    world.deny(ProveCredential, refused=True)
+    assert world.position == (State.REPROVISIONING, Phase.IDLE)
+    assert world.snapshot.armed_as("prove") is not None

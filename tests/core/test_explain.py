@@ -22,6 +22,7 @@ from statemachine.effects import (
 from statemachine.events import (
     EVENTS,
     ClockObserved,
+    ConfigurationChanged,
     DeadlinePassed,
     HoldRequested,
     ReprovisionRequested,
@@ -40,6 +41,7 @@ from tests.core.world import (
     DAY,
     HOUR,
     NO_DPS,
+    POLICY,
     T0,
     World,
     assigned,
@@ -179,7 +181,7 @@ def test_the_error_a_running_attempt_last_met():
     assert found["attempt"]["number"] == 2
     assert found["attempt"]["last_error"]["code"] == "unreachable"
     assert found["attempt"]["last_error"]["retry_at"] == found["next"]["at"]
-    assert found["next"]["what"] == "the running attempt goes on"
+    assert found["next"]["what"] == "the new credential is shown to the hub again"
 
 
 # --- next --------------------------------------------------------------------------------------------
@@ -193,8 +195,8 @@ def test_the_error_a_running_attempt_last_met():
         (unprovisioned, "next attempt"),
         (waiting, "next attempt"),
         (certless, "issuance is asked for again"),
-        (lambda: registering(Phase.SUBMITTING), "the running attempt is given up"),
-        (lambda: registering(Phase.POLLING), "the running attempt goes on"),
+        (lambda: registering(Phase.SUBMITTING), "the answer that is waited for, or the attempt is given up"),
+        (lambda: registering(Phase.POLLING), "DPS is asked again"),
         (lambda: renewing(Phase.RETIRING), "Superseded keys are being removed."),
     ],
 )
@@ -483,3 +485,14 @@ def test_tags_are_those_of_the_journal():
 def test_a_status_can_be_told_at_every_place(case):
     world = case.place()
     assert told(world)
+
+
+def test_notes_on_the_configuration_last_until_the_next_one():
+    world = provisioned(configuration_notes=("configuration: not usable",), degraded=("journal: cut",))
+    assert status(world)["degraded"] == ["configuration: not usable", "journal: cut"]
+    world.take(
+        ConfigurationChanged(policy=POLICY, fingerprint="f1", onboarding_not_after_unix_ms=T0 + 90 * DAY)
+    )
+    found = status(world)
+    assert found["degraded"] == ["journal: cut"]
+    assert found["onboarding"]["not_after"] == rfc3339(T0 + 90 * DAY)

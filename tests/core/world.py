@@ -54,6 +54,9 @@ MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+ENDLESS = 30_000
+"No script takes as many steps; one that does would hang instead of failing."
+
 POLICY = PolicySettings(
     registration_id="device-1",
     endpoint="https://dps.example",
@@ -213,6 +216,7 @@ class World:
     history: list[tuple[int, AnyEvent, Decision]] = field(default_factory=list)
 
     def take(self, event, *, after_ms=0):
+        assert len(self.history) < ENDLESS, "this goes on for ever"
         self.now += after_ms
         decision = decide(self.snapshot, event, self.now)
         self.snapshot = decision.snapshot
