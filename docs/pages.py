@@ -83,7 +83,6 @@ CODE_NOTES: Mapping[str, str] = {
     "tls-certificate-alert": "from the hub: a refusal",
     "tls-dates": "the peer's certificate is not valid yet, or not any more, by our clock",
     "tls-untrusted": "the peer's certificate leads to no trusted root; see `[identityd.tls] ca_file`",
-    "unknown": "stands in when a failure left no reason",
     "unreachable": "no network, no name, no listener: offline is the usual reason",
 }
 

@@ -15,6 +15,7 @@ from statemachine.events import (
     ClockObserved,
     ConfigurationChanged,
     CredentialLost,
+    CredentialProofFailed,
     Event,
     HoldRequested,
     HubRefusedCredential,
@@ -23,7 +24,7 @@ from statemachine.events import (
     Started,
     StoredCredential,
 )
-from statemachine.guards import credential_expired
+from statemachine.guards import clock_known, credential_expired
 from statemachine.snapshot import (
     Assignment,
     Budget,
@@ -38,25 +39,36 @@ from statemachine.work import Work
 def absorb(work: Work) -> None:
     """Take in what the event says. Deadlines are armed again when the clock became trusted or was set."""
     before = work.snapshot
-    clock = _clock(before, work.event, work.now)
-    work.change(sequence=before.sequence + 1, clock=clock, last_unix_ms=work.now)
-    if work.now < before.last_unix_ms:
+    work.change(sequence=before.sequence + 1, last_unix_ms=work.stamp)
+    work.believe(_clock(before, work.event, work.stamp))
+    clock = work.snapshot.clock
+    if work.now < before.last_unix_ms + before.clock.correction_ms:
         _nothing_past_lies_ahead(work)
     take = _TAKES.get(type(work.event))
     if take is not None:
         take(work)
-    if clock.trusted and not before.clock.trusted and not isinstance(work.event, Started):
-        work.change(budget=Budget())
-        rearm_deadlines(work)
-    elif isinstance(work.event, ClockObserved) and work.event.jump_ms:
-        _clock_set(work, work.event)
-
-
-def _clock_set(work: Work, event: ClockObserved) -> None:
-    if event.kernel_synchronised and abs(event.jump_ms) > policy.CLOCK_TOLERANCE_MS:
+    if isinstance(work.event, Started):
+        return
+    observed = work.event if isinstance(work.event, ClockObserved) else None
+    jump_ms = 0 if observed is None else observed.jump_ms
+    trust_gained = clock.trusted and not before.clock.trusted
+    confirmed = observed is not None and observed.kernel_synchronised
+    if trust_gained or (confirmed and abs(jump_ms) > policy.CLOCK_TOLERANCE_MS):
         # What failed until now may have failed because of the clock.
         work.change(budget=Budget())
-    rearm_deadlines(work)
+    corrected_ms = clock.correction_ms - before.clock.correction_ms
+    if trust_gained or jump_ms or corrected_ms:
+        _move_delays(work, corrected_ms + jump_ms)
+        _rearm_life(work)
+
+
+def _move_delays(work: Work, by_ms: int) -> None:
+    """The best known time moved; what counts elapsed time ends no sooner or later for it."""
+    armed = tuple(
+        one if one.delay_ms is None else structs.replace(one, at_unix_ms=one.at_unix_ms + by_ms)
+        for one in work.snapshot.armed
+    )
+    work.change(armed=armed)
 
 
 def _nothing_past_lies_ahead(work: Work) -> None:
@@ -79,12 +91,10 @@ def _nothing_past_lies_ahead(work: Work) -> None:
         work.change(candidate=structs.replace(candidate, assigned_unix_ms=now))
 
 
-def rearm_deadlines(work: Work) -> None:
+def _rearm_life(work: Work) -> None:
     """Every deadline again, so that what a set clock put into the past fires, and what it put off waits."""
+    work.rearm_deadlines()
     credential = work.snapshot.credential
-    for armed in work.snapshot.armed:
-        if armed.delay_ms is None:
-            work.arm_at(armed.name, armed.at_unix_ms)
     if credential is not None and credential.source == "issued" and work.snapshot.armed_as("expiry") is None:
         work.arm_at("expiry", credential.not_after_unix_ms)
 
@@ -112,50 +122,77 @@ def rearm_all(work: Work) -> None:
             work.arm_at(armed.name, armed.at_unix_ms)
 
 
-def _clock(snapshot: Snapshot, event: Event, now: int) -> ClockTrust:
+def _clock(snapshot: Snapshot, event: Event, stamp: int) -> ClockTrust:
+    """What is known of our clock after this event. ``stamp`` is what it shows."""
     clock = snapshot.clock
     if isinstance(event, Answer) and event.server_date_unix_ms is not None:
-        offset = event.server_date_unix_ms - now
+        offset = event.server_date_unix_ms - stamp
         near = abs(offset) <= policy.CLOCK_TOLERANCE_MS
+        if not near and clock.measured and abs(offset - clock.offset_ms) <= policy.DATE_TOLERANCE_MS:
+            # As measured before: latency and drift are no reason to move every deadline.
+            offset = clock.offset_ms
         return ClockTrust(
             trusted=near,
             reason="agrees with the cloud" if near else f"is {_span(offset)} the cloud's clock",
             floor_unix_ms=max(clock.floor_unix_ms, event.server_date_unix_ms),
             offset_ms=offset,
+            measured=True,
         )
     if isinstance(event, Started):
-        floor = max(clock.floor_unix_ms, event.build_unix_ms)
-        clock = structs.replace(clock, floor_unix_ms=floor)
-        if event.kernel_synchronised:
-            return _synchronised(clock, now)
-        if now < floor:
-            return _distrusted(clock, "is earlier than an instant known to have passed")
-        if snapshot.last_unix_ms == 0:
-            return structs.replace(clock, trusted=True, reason="plausible: nothing contradicts it")
-        if abs(now - snapshot.last_unix_ms) > policy.JUMP_MS:
-            return _distrusted(clock, "moved by more than a day while the service was down")
-        # As it was: a restart alone confirms nothing.
-    elif isinstance(event, ClockObserved):
-        if event.kernel_synchronised:
-            return _synchronised(clock, now)
-        if now < clock.floor_unix_ms:
-            return _distrusted(clock, "is earlier than an instant known to have passed")
-        if abs(event.jump_ms) > policy.JUMP_MS:
-            return _distrusted(clock, "jumped by more than a day")
+        return _clock_at_start(snapshot, event, stamp)
+    if isinstance(event, ClockObserved):
+        return _clock_observed(clock, event, stamp)
     return clock
 
 
-def _synchronised(clock: ClockTrust, now: int) -> ClockTrust:
-    return structs.replace(
-        clock,
+def _clock_at_start(snapshot: Snapshot, event: Started, stamp: int) -> ClockTrust:
+    floor = max(snapshot.clock.floor_unix_ms, event.build_unix_ms)
+    clock = structs.replace(snapshot.clock, floor_unix_ms=floor)
+    if event.kernel_synchronised:
+        return _synchronised(clock, stamp)
+    if snapshot.last_unix_ms and abs(stamp - snapshot.last_unix_ms) > policy.JUMP_MS:
+        # Off for long, reset by the power cut, or set meanwhile: what the offset was says nothing now.
+        doubt = "moved by more than a day while the service was down"
+        return _distrusted(clock, doubt, offset_ms=max(floor - stamp, 0))
+    if stamp + clock.correction_ms < floor:
+        doubt = "is earlier than an instant known to have passed"
+        return _distrusted(clock, doubt, offset_ms=floor - stamp)
+    if snapshot.last_unix_ms == 0:
+        return structs.replace(clock, trusted=True, reason="plausible: nothing contradicts it")
+    # As it was: a restart alone confirms nothing.
+    return clock
+
+
+def _clock_observed(clock: ClockTrust, event: ClockObserved, stamp: int) -> ClockTrust:
+    if event.kernel_synchronised:
+        return _synchronised(clock, stamp)
+    jumped = abs(event.jump_ms) > policy.JUMP_MS
+    if clock.trusted and not jumped and stamp >= clock.floor_unix_ms:
+        return clock
+    # True time did not jump: elapsed time carries on what was known before.
+    offset = (0 if clock.trusted else clock.offset_ms) - event.jump_ms
+    offset = max(offset, clock.floor_unix_ms - stamp)
+    if stamp < clock.floor_unix_ms:
+        return _distrusted(
+            clock,
+            "is earlier than an instant known to have passed",
+            offset_ms=offset,
+            measured=clock.measured,
+        )
+    reason = "jumped by more than a day" if jumped else clock.reason
+    return _distrusted(clock, reason, offset_ms=offset, measured=clock.measured)
+
+
+def _synchronised(clock: ClockTrust, stamp: int) -> ClockTrust:
+    return ClockTrust(
         trusted=True,
         reason="the kernel says it is synchronised",
-        floor_unix_ms=max(clock.floor_unix_ms, now),
+        floor_unix_ms=max(clock.floor_unix_ms, stamp),
     )
 
 
-def _distrusted(clock: ClockTrust, reason: str) -> ClockTrust:
-    return structs.replace(clock, trusted=False, reason=reason)
+def _distrusted(clock: ClockTrust, reason: str, *, offset_ms: int, measured: bool = False) -> ClockTrust:
+    return structs.replace(clock, trusted=False, reason=reason, offset_ms=offset_ms, measured=measured)
 
 
 def _span(offset_ms: int) -> str:
@@ -178,6 +215,9 @@ def _started(work: Work) -> None:
     )
     _stores(work, event.inventory)
     rearm_all(work)
+    if work.snapshot.credential is not None and not clock_known(work) and event.policy.dps:
+        # The hub's Date header tells what our clock cannot. Soon, but not a whole fleet at once.
+        work.arm_after("prove", policy.LOOK_AT_CLOCK_MS * event.draw_ppm // policy.DRAWS)
 
 
 def _stores(work: Work, inventory: Inventory) -> None:
@@ -257,6 +297,15 @@ def _refused(work: Work) -> None:
     work.change(refusals=structs.replace(refusals, count=refusals.count + 1, first_unix_ms=first))
 
 
+def _proof_refused(work: Work) -> None:
+    """Counted only where nobody knows the time; elsewhere one refusal of a proof has rows of its own."""
+    event: CredentialProofFailed = work.event
+    credential, refusals = work.snapshot.credential, work.snapshot.refusals
+    mine = credential is not None and event.generation == credential.generation
+    if mine and event.refused and not clock_known(work):
+        work.change(refusals=structs.replace(refusals, count=refusals.count + 1))
+
+
 def _lost(work: Work) -> None:
     event: CredentialLost = work.event
     credential = work.snapshot.credential
@@ -273,6 +322,7 @@ _TAKES: dict[type[Any], Callable[[Work], None]] = {
     ConfigurationChanged: _configured,
     HoldRequested: _held,
     HubRefusedCredential: _refused,
+    CredentialProofFailed: _proof_refused,
     CredentialLost: _lost,
     RulesChanged: _rules,
 }

@@ -6,7 +6,7 @@ from statemachine import policy
 from statemachine.absorb import arm_overdue
 from statemachine.effects import ProveCredential, RetireCredential, StopService
 from statemachine.events import Failure, RenewRequested, ReprovisionRequested
-from statemachine.guards import holds_issued, in_last_part, may_begin, may_begin_by_command
+from statemachine.guards import holds_issued, in_last_part, may_begin, may_begin_by_command, proof_wanted
 from statemachine.snapshot import Budget, Credential, Problem, Refusals, Superseded
 from statemachine.work import AttemptAbandoned, AttemptBegun, Work
 
@@ -232,9 +232,9 @@ def _calmed(work: Work) -> Refusals:
 
 
 def prove_later(work: Work) -> None:
-    """A credential that was committed unproven is proven at the next contact."""
-    credential, settings = work.snapshot.credential, work.snapshot.policy
-    if credential is not None and not credential.proven and work.snapshot.armed_as("prove") is None:
+    """What was committed unproven is proven at the next contact; a clock in doubt is looked up there."""
+    settings = work.snapshot.policy
+    if proof_wanted(work) and work.snapshot.armed_as("prove") is None:
         work.arm_after(
             "prove",
             policy.repeat_delay_ms(

@@ -274,9 +274,15 @@ def _learn_time(work: Work, begins_unix_ms: int) -> None:
     clock = structs.replace(clock, floor_unix_ms=max(clock.floor_unix_ms, begins_unix_ms))
     if begins_unix_ms > work.now + policy.CLOCK_TOLERANCE_MS:
         clock = structs.replace(
-            clock, trusted=False, reason="is earlier than the beginning of a certificate just issued"
+            clock,
+            trusted=False,
+            reason="is earlier than the beginning of a certificate just issued",
+            offset_ms=begins_unix_ms - work.stamp,
         )
-    work.change(clock=clock)
+    before = work.snapshot.clock.correction_ms
+    work.believe(clock)
+    if clock.correction_ms != before:
+        work.rearm_deadlines()
 
 
 def prove(work: Work) -> None:

@@ -48,7 +48,11 @@ def rfc3339(unix_ms: int) -> str:
 
 
 def status_of(snapshot: Snapshot, now: int, *, notes: tuple[str, ...] = ()) -> Status:
-    """What `GET /v1/status` answers. ``notes`` are the runtime's own, such as an unavailable journal."""
+    """What `GET /v1/status` answers. ``notes`` are the runtime's own, such as an unavailable journal.
+
+    ``now`` is by our own clock; what is said about times is said by the best known true time.
+    """
+    now += snapshot.clock.correction_ms
     degraded = (*snapshot.configuration_notes, *snapshot.degraded, *notes)
     if snapshot.bundle_problem is not None:
         degraded = (*degraded, f"trust bundle from the cloud not usable: {snapshot.bundle_problem}")

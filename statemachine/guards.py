@@ -73,6 +73,12 @@ def holds_issued(work: Work) -> bool:
     return credential is not None and credential.source == "issued"
 
 
+def clock_known(work: Work) -> bool:
+    """The true time is known: the clock is trusted, or the cloud said how wrong it is."""
+    clock = work.snapshot.clock
+    return clock.trusted or clock.measured
+
+
 def credential_expired(work: Work) -> bool:
     """Only a trusted clock can say so."""
     credential = work.snapshot.credential
@@ -311,10 +317,22 @@ def current_refused_for_good(work: Work) -> bool:
     )
 
 
-def current_unproven(work: Work) -> bool:
+def refused_without_a_clock(work: Work) -> bool:
+    """Refused three times in a row, with backoffs between, by a hub that may know an end we cannot see."""
+    event: CredentialProofFailed = work.event
+    return (
+        about_current(work)
+        and event.refused
+        and not clock_known(work)
+        and work.snapshot.refusals.count >= policy.REFUSALS_NEEDED
+    )
+
+
+def proof_wanted(work: Work) -> bool:
+    """The hub was not asked yet, or its Date header is wanted because our clock is in doubt."""
     credential = work.snapshot.credential
-    return credential is not None and not credential.proven
+    return credential is not None and (not credential.proven or not clock_known(work))
 
 
-def rests_unproven(work: Work) -> bool:
-    return resting(work) and current_unproven(work)
+def rests_and_proof_wanted(work: Work) -> bool:
+    return resting(work) and proof_wanted(work)

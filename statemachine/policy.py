@@ -14,6 +14,9 @@ _SCATTER = 617_051
 _MINUTE_MS = 60_000
 _DAY_MINUTES = 1_440
 
+LOOK_AT_CLOCK_MS = _MINUTE_MS
+"Within this time after a start the cloud is asked for the time, when the clock is in doubt."
+
 START_SPREAD_MS = 15 * _MINUTE_MS
 "Upper bound of the random wait after a power-on with something overdue."
 

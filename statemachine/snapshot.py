@@ -155,7 +155,14 @@ class ClockTrust(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     floor_unix_ms: int = 0
     "No true instant can be earlier: build date, and whatever was corroborated since."
     offset_ms: int = 0
-    "The cloud's clock minus ours, from the latest Date header over validated TLS."
+    "True time minus our clock: the latest Date header over validated TLS, carried on through steps."
+    measured: bool = False
+    "A Date header said so since the clock was last in doubt; else the offset is a lower bound, or 0."
+
+    @property
+    def correction_ms(self) -> int:
+        """What decisions add to a stamp. A trusted clock is believed as it is."""
+        return 0 if self.trusted else self.offset_ms
 
 
 class Refusals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -324,17 +324,17 @@ ROWS: tuple[Row[State], ...] = (
     Row(
         source=SERVING,
         event=deadline("prove"),
-        guard=when.current_unproven,
+        guard=when.proof_wanted,
         action=do.prove_current,
-        why="A credential that was committed unproven is shown to the hub.",
+        why="The hub is shown the credential: it was committed unproven, or our clock is in doubt.",
         rule="design §4: Prove",
     ),
     Row(
         source=(X,),
         event=deadline("prove"),
-        guard=when.rests_unproven,
+        guard=when.rests_and_proof_wanted,
         action=do.prove_current,
-        why="A credential that was committed unproven is shown to the hub.",
+        why="The hub is shown the credential: it was committed unproven, or our clock is in doubt.",
         rule="design §4: Prove",
     ),
     Row(
@@ -801,6 +801,15 @@ ROWS: tuple[Row[State], ...] = (
         action=do.begin_or_wait,
         why="The hub refuses a credential that was committed unproven.",
         rule="design §4: Prove",
+    ),
+    Row(
+        source=SERVING,
+        event=on(CredentialProofFailed),
+        guard=when.refused_without_a_clock,
+        dest=X,
+        action=do.begin_by_refusal,
+        why="The hub keeps refusing the credential, and our clock cannot tell whether it has ended.",
+        rule="design §2: Clock, Never give up",
     ),
     Row(
         source=(P, E, X),

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from statemachine.effects import AnyEffect, ArmDeadline, ArmDelay, Asking, Disarm, effect_id
 from statemachine.events import Event
-from statemachine.snapshot import Armed, Outstanding, Snapshot
+from statemachine.snapshot import Armed, ClockTrust, Outstanding, Snapshot
 from statemachine.states import Phase, State, Timer
 
 
@@ -52,13 +52,16 @@ SIGNALS: tuple[type[Signal], ...] = (AttemptBegun, AttemptAbandoned, AttemptSucc
 class Work:
     """State, phase and snapshot while one event runs to completion."""
 
-    __slots__ = ("effects", "event", "now", "ordered", "phase", "signals", "snapshot", "state")
+    __slots__ = ("effects", "event", "now", "ordered", "phase", "signals", "snapshot", "stamp", "state")
 
     def __init__(self, snapshot: Snapshot, event: Event, now: int) -> None:
         self.snapshot = snapshot
         self.event: Any = event
         "The event; rows are typed by it, so their guards and actions know its class."
-        self.now = now
+        self.stamp = now
+        "By our own clock, right or wrong."
+        self.now = now + snapshot.clock.correction_ms
+        "The best known true time. Every instant in the snapshot is one of these."
         self.state: State = snapshot.state
         self.phase: Phase = snapshot.phase
         self.effects: list[AnyEffect] = []
@@ -81,6 +84,17 @@ class Work:
         self.effects.append(effect)
         self.change(outstanding=(*snapshot.outstanding, asked))
 
+    def believe(self, clock: ClockTrust) -> None:
+        """Take over what is known of the clock."""
+        self.change(clock=clock)
+        self.now = self.stamp + clock.correction_ms
+
+    def rearm_deadlines(self) -> None:
+        """Every deadline again: our clock was set, or more is known of how wrong it is."""
+        for armed in self.snapshot.armed:
+            if armed.delay_ms is None:
+                self.arm_at(armed.name, armed.at_unix_ms)
+
     def forget_asked(self, kinds: Sequence[type[Asking]]) -> None:
         """Their answers, should they come, change nothing."""
         kept = tuple(one for one in self.snapshot.outstanding if not isinstance(one.effect, tuple(kinds)))
@@ -88,7 +102,8 @@ class Work:
             self.change(outstanding=kept)
 
     def arm_at(self, name: Timer, at_unix_ms: int) -> None:
-        self.effects.append(ArmDeadline(name=name, at_unix_ms=at_unix_ms))
+        by_our_clock = at_unix_ms - self.snapshot.clock.correction_ms
+        self.effects.append(ArmDeadline(name=name, at_unix_ms=by_our_clock))
         self._remember(Armed(name=name, at_unix_ms=at_unix_ms))
 
     def arm_after(self, name: Timer, delay_ms: int) -> None:

@@ -2,9 +2,11 @@
 
 import base64
 import datetime
+import gc
 import socket
 import ssl
 import struct
+import weakref
 
 import httpcore
 import pytest
@@ -120,6 +122,25 @@ def test_a_closed_client_may_be_used_again():
 
     trio.run(main)
     assert peer.connections == 2
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_closed_client_leaves_no_trust_roots_behind(monkeypatch, fresh):
+    made = []
+    real = wire.client_context
+
+    def noted(options):
+        context = real(options)
+        made.append(weakref.ref(context))
+        return context
+
+    monkeypatch.setattr(wire, "client_context", noted)
+    gc.disable()
+    try:
+        ask(replies(http(200)), times=2, fresh=fresh)
+    finally:
+        gc.enable()
+    assert [context() for context in made] == [None]
 
 
 def test_redirects_are_answers():

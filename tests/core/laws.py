@@ -70,6 +70,15 @@ def one_attempt_at_a_time(before, now, event, decision):
     return None
 
 
+def a_phase_acts_again_only_where_it_can(before, now, event, decision):
+    after = decision.snapshot
+    if after.armed_as("phase") and after.phase not in (Phase.POLLING, Phase.PROVING, Phase.COMMITTING):
+        return "the phase is armed where it does nothing"
+    if after.armed_as("timeout") and after.phase not in (Phase.STAGING, Phase.SUBMITTING, Phase.POLLING):
+        return "the deadline of an attempt outlives it"
+    return None
+
+
 def bookkeeping(before, now, event, decision):
     """Armed names are unique, ids are places in the record, and what was asked stays until answered."""
     after = decision.snapshot
@@ -161,6 +170,7 @@ LAWS: tuple[Law, ...] = (
     goes_on,
     expiry_is_watched,
     one_attempt_at_a_time,
+    a_phase_acts_again_only_where_it_can,
     bookkeeping,
     one_draw_per_certificate,
     registrations_are_bounded,

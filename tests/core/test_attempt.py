@@ -1049,3 +1049,81 @@ def test_a_credential_refused_during_a_hold_is_still_shown_later():
     world.deny(ProveCredential, refused=True)
     assert world.position == (State.REPROVISIONING, Phase.IDLE)
     assert world.snapshot.armed_as("prove") is not None
+
+
+def test_submitting_again_leaves_nothing_of_the_poll():
+    world = polling(renewing)
+    world.restart(down_ms=10 * MINUTE)
+    assert [type(one.effect) for one in world.snapshot.outstanding] == [SubmitRegistration]
+    world = renewing(Phase.POLLING)
+    world.restart(down_ms=10 * MINUTE)
+    assert world.snapshot.armed_as("phase") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"failure_class": "operator", "code": "csr-not-configured"},
+        {"failure_class": "reregister", "code": "dps-404"},
+    ],
+)
+def test_why_it_was_submitted_again_is_remembered(fields):
+    world = polling(registering)
+    world.deny(PollRegistration, **fields)
+    assert world.snapshot.phase is Phase.SUBMITTING
+    assert world.snapshot.attempt.last_error.code == fields["code"]
+
+
+def test_each_phase_counts_its_own_repeats():
+    """The backoff of the commit does not begin where that of the proof ended."""
+    world = registering(Phase.PROVING)
+    assert world.snapshot.attempt.tries == 1
+    for _ in range(5):
+        world.deny(ProveCredential, refused=True, draw_ppm=999_999)
+        world.fire("phase")
+    world.answer(ProveCredential)
+    assert world.snapshot.attempt.last_error is None
+    delays = []
+    for _ in range(4):
+        world.deny(CommitCredential, draw_ppm=999_999)
+        delays.append(world.snapshot.armed_as("phase").delay_ms)
+        world.fire("phase")
+    assert delays == [1_999, 3_999, 7_999, 15_999]
+
+
+def test_a_commit_that_could_not_be_proven_remembers_why():
+    world = registering(Phase.PROVING)
+    world.deny(ProveCredential, code="unreachable")
+    assert world.snapshot.phase is Phase.COMMITTING
+    assert (world.snapshot.attempt.last_error.code, world.snapshot.attempt.tries) == ("unreachable", 1)
+
+
+def test_a_proven_successor_needs_no_proof_of_the_one_before():
+    world = unproven()
+    world.take(RenewRequested(uid=0))
+    world.settle()
+    assert world.snapshot.credential.proven
+    assert world.snapshot.armed_as("prove") is None
+
+
+def test_nothing_kept_is_nothing_to_collect():
+    world = registering(Phase.COMMITTING, kernel_synchronised=False, build_unix_ms=T0 + DAY)
+    assert not world.snapshot.clock.trusted
+    world.settle()
+    assert world.snapshot.armed_as("collect") is None
+
+
+def test_a_hold_that_is_repeated_releases_nothing():
+    world = waiting()
+    world.take(HoldRequested(hold=True, uid=0))
+    world.fire("attempt")
+    world.take(HoldRequested(hold=True, uid=0))
+    assert world.snapshot.armed_as("attempt") is None
+
+
+@pytest.mark.parametrize(("left_ms", "usable"), [(0, False), (1, True)])
+def test_a_certificate_is_usable_until_the_instant_it_ends(left_ms, usable):
+    world = polling(renewing)
+    ends = world.now + 10 + left_ms
+    issued(world, not_before_unix_ms=ends - DAY, not_after_unix_ms=ends)
+    assert (world.snapshot.phase is Phase.PROVING) is usable

@@ -2,7 +2,7 @@
 
 import pytest
 
-from statemachine.effects import ArmDeadline, PollRegistration, ProveCredential, SubmitRegistration
+from statemachine.effects import ArmDeadline, PollRegistration, ProveCredential, StageKey, SubmitRegistration
 from statemachine.events import ClockObserved, DeadlinePassed, HubRefusedCredential, RegistrationAccepted
 from statemachine.snapshot import Budget
 from statemachine.states import Phase, State
@@ -310,7 +310,7 @@ def test_a_clock_that_goes_back_leaves_nothing_past_in_the_future():
     world = unproven()
     for _ in range(2):
         world.take(HubRefusedCredential(generation=1, code="hub-401"), after_ms=MINUTE)
-    world.take(UNCONFIRMED, after_ms=-400 * DAY)
+    world.take(CONFIRMED, after_ms=-400 * DAY)
     snapshot = world.snapshot
     assert snapshot.refusals.first_unix_ms == world.now
     assert snapshot.credential.committed_unix_ms == world.now
@@ -319,8 +319,112 @@ def test_a_clock_that_goes_back_leaves_nothing_past_in_the_future():
 
 def test_a_clock_that_goes_back_during_an_attempt_moves_its_budget_and_candidate():
     world = registering(Phase.PROVING)
-    world.take(UNCONFIRMED, after_ms=-400 * DAY)
+    world.take(CONFIRMED, after_ms=-400 * DAY)
     assert world.snapshot.budget.since_unix_ms == world.now
     assert world.snapshot.candidate.assigned_unix_ms == world.now
     world.deny(ProveCredential, refused=True)
     assert world.snapshot.phase is Phase.PROVING
+
+
+# --- the best known time -----------------------------------------------------------------------------
+
+
+def ahead_by(world):
+    """The best known time minus what our clock shows."""
+    return world.snapshot.clock.correction_ms
+
+
+def armed_for(decision, name):
+    return next(one.at_unix_ms for one in decision.effects if getattr(one, "name", "") == name)
+
+
+def test_elapsed_time_carries_the_true_time_over_an_unconfirmed_jump():
+    world = provisioned()
+    opens = world.snapshot.armed_as("window").at_unix_ms
+    decision = world.take(ClockObserved(kernel_synchronised=False, jump_ms=400 * DAY), after_ms=400 * DAY)
+    assert ahead_by(world) == -400 * DAY
+    assert armed_for(decision, "window") == opens + 400 * DAY, "by our clock, as wrong as it is"
+    assert world.snapshot.armed_as("window").at_unix_ms == opens
+    assert world.fire("window").verdict == "taken"
+
+
+@pytest.mark.parametrize("wrong_ms", [-4_000 * DAY, -2 * HOUR, 2 * HOUR, 400 * DAY])
+def test_the_cloud_s_date_moves_every_deadline_to_its_true_instant(wrong_ms):
+    world = World(now=T0 + wrong_ms)
+    world.take(started(kernel_synchronised=False, build_unix_ms=T0 - 8_000 * DAY))
+    world.answer(StageKey)
+    world.answer(SubmitRegistration, server_date_unix_ms=T0)
+    assert not clock(world).trusted
+    assert clock(world).measured
+    world.until(Phase.PROVING)
+    world.settle()
+    credential = world.snapshot.credential
+    decision = world.history[-1][2]
+    assert world.snapshot.armed_as("expiry").at_unix_ms == credential.not_after_unix_ms
+    assert armed_for(decision, "expiry") == credential.not_after_unix_ms - ahead_by(world)
+
+
+def test_a_little_more_or_less_moves_nothing():
+    world = World(now=T0 - 100 * DAY)
+    world.take(started(kernel_synchronised=False))
+    world.answer(StageKey)
+    world.answer(SubmitRegistration, server_date_unix_ms=T0)
+    before = ahead_by(world)
+    world.fire("phase")
+    world.answer(PollRegistration, server_date_unix_ms=T0 + 2 * MINUTE)
+    assert ahead_by(world) == before
+    assert world.snapshot.clock.floor_unix_ms >= T0
+
+
+def test_a_device_without_a_clock_goes_on_from_the_last_instant_it_knows():
+    world = provisioned()
+    floor = world.snapshot.clock.floor_unix_ms
+    world.now = T0 - 4_000 * DAY
+    world.restart(kernel_synchronised=False)
+    assert ahead_by(world) == floor - world.now
+    assert not clock(world).measured
+    assert world.snapshot.armed_as("prove") is not None, "the hub's Date header is asked for"
+    world.fire("prove")
+    date = T0 + 30 * DAY
+    world.answer(ProveCredential, server_date_unix_ms=date)
+    assert ahead_by(world) == date - world.now
+    assert world.snapshot.armed_as("prove") is None
+
+
+def test_a_hub_that_keeps_refusing_is_believed_where_nobody_knows_the_time():
+    world = provisioned()
+    world.now = T0 - 4_000 * DAY
+    world.restart(kernel_synchronised=False)
+    for expected in (State.PROVISIONED, State.PROVISIONED, State.REPROVISIONING):
+        world.fire("prove")
+        world.deny(ProveCredential, refused=True)
+        assert world.snapshot.state is expected
+
+
+def test_a_hub_that_cannot_be_reached_proves_nothing():
+    world = provisioned()
+    world.now = T0 - 4_000 * DAY
+    world.restart(kernel_synchronised=False)
+    for _ in range(5):
+        world.fire("prove")
+        world.deny(ProveCredential, refused=False)
+    assert world.snapshot.state is State.PROVISIONED
+    assert world.snapshot.armed_as("prove") is not None
+
+
+def test_a_certificate_that_has_begun_shows_up_a_clock_that_is_behind():
+    world = World(now=T0 - 100 * DAY)
+    world.take(started(kernel_synchronised=False, build_unix_ms=T0 - 300 * DAY))
+    world.answer(StageKey)
+    world.answer(SubmitRegistration)
+    world.fire("phase")
+    world.answer(PollRegistration, chain=chain("k1", T0))
+    assert ahead_by(world) == T0 - world.now
+    assert not clock(world).measured
+
+
+def test_what_counts_elapsed_time_does_not_move():
+    world = unprovisioned(draw_ppm=999_999)
+    left = world.snapshot.armed_as("attempt").at_unix_ms - world.now
+    world.take(ClockObserved(kernel_synchronised=True, jump_ms=-400 * DAY), after_ms=-400 * DAY)
+    assert world.snapshot.armed_as("attempt").at_unix_ms - world.now == left

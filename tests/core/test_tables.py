@@ -404,9 +404,9 @@ CASES = (
     Case("The certificate expired; registration is already", reprovisioning, fires("expiry"), X, STAGING),
     Case("The clock is not trusted, so nothing", after(provisioned, JUMPED), fires("expiry"), P, IDLE),
     Case("The clock is not trusted, so nothing", after(renewing, JUMPED), fires("expiry"), R, STAGING),
-    Case("A credential that was committed unproven", unproven, fires("prove"), P, IDLE, "prove 1"),
+    Case("The hub is shown the credential", unproven, fires("prove"), P, IDLE, "prove 1"),
     Case(
-        "A credential that was committed unproven",
+        "The hub is shown the credential",
         after(
             unproven,
             REPROVISION,
@@ -786,6 +786,20 @@ CASES = (
     Case(
         "The hub refuses a credential that was committed",
         after(unproven, later(15 * MINUTE), fires("prove")),
+        denies(ProveCredential, refused=True),
+        X,
+        STAGING,
+        "arm timeout; stage 2",
+    ),
+    Case(
+        "The hub keeps refusing the credential",
+        after(
+            provisioned,
+            later(-4_000 * DAY),
+            restarts(kernel_synchronised=False),
+            *(fires("prove"), denies(ProveCredential, refused=True)) * 2,
+            fires("prove"),
+        ),
         denies(ProveCredential, refused=True),
         X,
         STAGING,

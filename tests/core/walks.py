@@ -118,7 +118,7 @@ def _deadline(world, chance, draw):
     if chance.random() < 0.4:
         armed = chance.choice(world.snapshot.armed)
     if chance.random() < 0.9:
-        world.now = max(world.now, armed.at_unix_ms)
+        world.now = max(world.now, world.by_our_clock(armed.at_unix_ms))
     return DeadlinePassed(name=armed.name, **draw)
 
 

@@ -282,10 +282,14 @@ class World:
         """The effect of that kind fails."""
         return self.take(refusal(self.pending(kind), **fields), after_ms=after_ms)
 
+    def by_our_clock(self, at_unix_ms):
+        """What our own clock, right or wrong, will show at a true instant."""
+        return at_unix_ms - self.snapshot.clock.correction_ms
+
     def fire(self, name, **fields):
         armed = self.snapshot.armed_as(name)
         assert armed is not None, f"{name} is not armed"
-        self.now = max(self.now, armed.at_unix_ms)
+        self.now = max(self.now, self.by_our_clock(armed.at_unix_ms))
         return self.take(DeadlinePassed(name=name, **fields))
 
     def restart(self, *, down_ms=5_000, **fields):
