@@ -233,18 +233,13 @@ def _calmed(work: Work) -> Refusals:
 
 def prove_later(work: Work) -> None:
     """What was committed unproven is proven at the next contact; a clock in doubt is looked up there."""
-    settings = work.snapshot.policy
-    if proof_wanted(work) and work.snapshot.armed_as("prove") is None:
-        work.arm_after(
-            "prove",
-            policy.repeat_delay_ms(
-                8,
-                base_ms=settings.backoff_base_ms,
-                cap_ms=settings.backoff_cap_ms,
-                draw_ppm=work.event.draw_ppm,
-                retry_after_ms=None,
-            ),
-        )
+    if not proof_wanted(work) or work.snapshot.armed_as("prove") is not None:
+        return
+    cap_ms = policy.CLOCK_AGAIN_MS if credential_of(work).proven else work.snapshot.policy.backoff_cap_ms
+    delay = policy.repeat_delay_ms(
+        1, base_ms=cap_ms, cap_ms=cap_ms, draw_ppm=work.event.draw_ppm, retry_after_ms=None
+    )
+    work.arm_after("prove", delay)
 
 
 def prove_current(work: Work) -> None:

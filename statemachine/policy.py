@@ -17,6 +17,9 @@ _DAY_MINUTES = 1_440
 LOOK_AT_CLOCK_MS = _MINUTE_MS
 "Within this time after a start the cloud is asked for the time, when the clock is in doubt."
 
+CLOCK_AGAIN_MS = 4 * 3_600_000
+"How long until the hub, which could not be reached, is asked for the time again; half of it at least."
+
 START_SPREAD_MS = 15 * _MINUTE_MS
 "Upper bound of the random wait after a power-on with something overdue."
 

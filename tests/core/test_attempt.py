@@ -1127,3 +1127,11 @@ def test_a_certificate_is_usable_until_the_instant_it_ends(left_ms, usable):
     ends = world.now + 10 + left_ms
     issued(world, not_before_unix_ms=ends - DAY, not_after_unix_ms=ends)
     assert (world.snapshot.phase is Phase.PROVING) is usable
+
+
+@pytest.mark.parametrize(("after_ms", "begins"), [(59_999, False), (60_000, True)])
+def test_for_a_minute_a_callers_repeat_gets_the_result_that_is_there(after_ms, begins):
+    world = reprovisioning().settle()
+    world.now = world.snapshot.reprovisioned_unix_ms + after_ms
+    world.take(ReprovisionRequested(uid=1000, privileged=False))
+    assert (world.snapshot.state is State.REPROVISIONING) is begins

@@ -19,7 +19,7 @@ from tests.core.walks import seeded, walk
 from tests.core.world import DAY, POLICY, provisioned
 
 LENGTH = 100
-BULK = 400
+BULK = 300
 
 QUIET = settings(deadline=None, derandomize=True, max_examples=60, database=None)
 
@@ -36,7 +36,7 @@ def test_every_law_holds_however_the_chance_falls(chance, losses):
     assert broken(walk(chance, 40, losses=losses).history) == []
 
 
-@pytest.mark.parametrize("first", range(0, BULK, 200))
+@pytest.mark.parametrize("first", range(0, BULK, 100))
 def test_once_issued_a_usable_pair_is_always_current(first):
     """Whatever is killed, lost or refused: unless somebody damages the store, a matching pair is current."""
 
@@ -44,11 +44,11 @@ def test_once_issued_a_usable_pair_is_always_current(first):
         if world.store.ever_issued:
             assert world.store.usable(), (seed, world.history[-1])
 
-    for seed in range(first, first + 200):
+    for seed in range(first, first + 100):
         seeded(seed, LENGTH, losses=False, watch=watch)
 
 
-@pytest.mark.parametrize("first", range(0, BULK, 200))
+@pytest.mark.parametrize("first", range(0, BULK, 100))
 def test_snapshot_and_store_agree_on_what_is_current(first):
     """Unless DPS was taken out of the configuration under a running commit, or a kill came in between."""
 
@@ -59,7 +59,7 @@ def test_snapshot_and_store_agree_on_what_is_current(first):
         if credential is not None and snapshot.candidate is None and not dps_ever_left:
             assert world.store.current == credential.generation, (seed, world.history[-1])
 
-    for seed in range(first, first + 200):
+    for seed in range(first, first + 100):
         seeded(seed, 60, losses=False, watch=watch)
 
 

@@ -53,7 +53,7 @@ REACHABLE = frozenset(
 UNREACHABLE = frozenset((state, phase) for state in State for phase in Phase) - REACHABLE
 "No attempt outside the attempt states, and no Registering or Renewing without one."
 
-PER_POSITION = 12
+PER_POSITION = 8
 MINE = "0.0.0"
 
 
