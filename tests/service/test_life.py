@@ -170,15 +170,19 @@ def test_sighup_takes_a_new_configuration_and_keeps_the_old_for_a_broken_one(pro
     device.config.write_text("hostname = [\n")
     hang_up(device.process)
     device.process.until_line("configuration not reloaded")
-    assert device.status()["state"] == "Provisioned"
+    broken = device.until_record(event_is("configuration-changed"))
+    status = device.status()
+    assert status["state"] == "Provisioned"
+    assert "configuration: not usable, the one before stays" in status["degraded"][0]
 
     device.config.write_text(good.replace('registration_id = "device"', 'registration_id = "renamed"'))
     hang_up(device.process)
-    changed = device.until_record(event_is("configuration-changed"))
+    changed = device.until_record(event_is("configuration-changed"), broken["sequence"] + 1)
     assert changed["state"] == "Reprovisioning"
     device.until_record(event_is("credential-retired"), changed["sequence"])
     after = device.until_provisioned()
     assert after["assignment"]["device_id"] == "renamed"
+    assert after["degraded"] == []
     assert device.pair().generation > before.generation
     assert wishes("stage-key")(changed)
 
