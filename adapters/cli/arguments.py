@@ -89,8 +89,17 @@ def _cloud(parser: argparse.ArgumentParser) -> None:
     option("--retry-after", type=_count, default=1, metavar="SECONDS", help="0 sends none (default 1)")
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST_S = 3650 * 86_400.0
+
+
 def _seconds(text: str) -> float:
-    return _number(float, text, 0.001, 3650 * 86_400.0, "seconds")
+    """A duration: seconds, or a number with one of the units s, m, h, d."""
+    unit = _UNITS.get(text[-1:], 1)
+    number = text[:-1] if text[-1:] in _UNITS else text
+    return unit * _number(
+        float, number, 0.001 / unit, _LONGEST_S / unit, "a duration such as 20, 20s, 5m or 2h"
+    )
 
 
 def _count(text: str) -> int:

@@ -13,7 +13,7 @@ import trio
 
 from adapters.__main__ import aziotctl, identityd, iotedge
 from adapters.cli import control_client
-from adapters.cli.arguments import AZIOTCTL, IDENTITYD, IOTEDGE
+from adapters.cli.arguments import AZIOTCTL, IDENTITYD, IOTEDGE, parser_for
 from adapters.cli.screen import Ink, instant, span, status_screen
 from adapters.driving.control import control_handler
 from adapters.errors import AlreadyRunning, ConfigurationInvalid, StoreUnavailable
@@ -801,3 +801,20 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     with open(write, "wb") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("20", 20), ("20s", 20), ("0.5s", 0.5), ("5m", 300), ("2h", 7_200), ("30d", 2_592_000)],
+)
+def test_durations(text, seconds):
+    args = parser_for("identityd", IDENTITYD).parse_args(["cloud", "--cert-lifetime", text])
+    assert args.cert_lifetime == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "nan", "inf", "20x", "9999999d", "1e999s"])
+def test_what_is_no_duration(text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser_for("identityd", IDENTITYD).parse_args(["cloud", "--cert-lifetime", text])
+    assert caught.value.code == 2
+    assert "is not a duration such as 20, 20s, 5m or 2h" in capsys.readouterr().err
