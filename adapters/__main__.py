@@ -1,5 +1,6 @@
 """Entry points. Only the chosen command's code is imported: a status must not wait for a server's imports."""
 
+import errno
 import importlib
 import os
 import sys
@@ -11,6 +12,7 @@ from adapters.errors import AdapterError, ConfigurationInvalid
 
 INTERRUPTED = 130
 "128 + SIGINT, what shells expect."
+_OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def identityd(argv: Sequence[str] | None = None) -> int:
@@ -29,9 +31,12 @@ def iotedge(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(program: str, commands: Sequence[Command], argv: Sequence[str] | None) -> int:
-    args = parser_for(program, commands).parse_args(argv)
-    module, _, function = args.code.partition(":")
+    if sys.stdout is None:
+        # Closed by whoever started us. Descriptor 1 is taken, or the next socket would be our output.
+        sys.stdout = open(os.devnull, "w")
     try:
+        args = parser_for(program, commands).parse_args(argv)
+        module, _, function = args.code.partition(":")
         run: Callable[[object], int] = getattr(importlib.import_module(module), function)
         status = run(args)
         sys.stdout.flush()
@@ -43,11 +48,22 @@ def _main(program: str, commands: Sequence[Command], argv: Sequence[str] | None)
     except AdapterError as exc:
         return _say(program, f"{exc.message} ({exc.code})", NO)
     except BrokenPipeError:
-        # The reader of a pipe has seen enough; the interpreter must not try to flush into it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe has seen enough.
+        _mute()
         return NO
+    except OSError as exc:
+        # Without a name it is no file of ours.
+        if exc.filename is not None or exc.errno not in _OUTPUT_FAILS:
+            raise
+        _mute()
+        return _say(program, f"cannot write the output: {exc.strerror}", NO)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _mute() -> None:
+    """The interpreter must not try to flush into a broken output again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(program: str, message: str, status: int) -> int:

@@ -68,7 +68,13 @@ def main(*, root: str | None) -> int:
     paths = service_paths(root)
     with InstanceLock(paths.state_dir):
         loaded = config.load_with_fallback(paths.config, paths.last_good_config, paths.root)
-        trio.run(_serve, paths, loaded)
+        try:
+            trio.run(_serve, paths, loaded)
+        except BaseExceptionGroup as group:
+            # Ctrl-C before the signals are caught: nothing had begun, so nothing is to be told.
+            if group.split(KeyboardInterrupt)[1] is not None:
+                raise
+            raise KeyboardInterrupt from None
     return 0
 
 

@@ -13,7 +13,13 @@ from statemachine.effects import (
     StageKey,
     SubmitRegistration,
 )
-from statemachine.events import Failure, KeyStaged, RegistrationAccepted, RegistrationAssigned
+from statemachine.events import (
+    Failure,
+    KeyStaged,
+    RegistrationAccepted,
+    RegistrationAssigned,
+    RegistrationFailed,
+)
 from statemachine.guards import in_last_part
 from statemachine.judge import chain_problem
 from statemachine.snapshot import (
@@ -436,8 +442,8 @@ def fail_by_timeout(work: Work) -> None:
 
 
 def _fail(work: Work, problem: Problem) -> None:
-    if problem.failure_class == "clock":
-        # A wrong clock is not the cloud's fault: the registration is given back.
+    if problem.failure_class == "clock" or _never_sent(work):
+        # A wrong clock is not the cloud's fault, and DPS saw nothing of what was never sent.
         budget = work.snapshot.budget
         work.change(budget=structs.replace(budget, spent=max(budget.spent - 1, 0)))
     work.change(failures=work.snapshot.failures + 1)
@@ -446,6 +452,12 @@ def _fail(work: Work, problem: Problem) -> None:
         work.change(staged=None)
         tidy(work)
     work.signal(AttemptFailed)
+
+
+def _never_sent(work: Work) -> bool:
+    """The registration itself, not a poll of one that arrived."""
+    event = work.event
+    return isinstance(event, RegistrationFailed) and event.unsent and attempt_of(work).operation_id is None
 
 
 def _end(work: Work, problem: Problem | None) -> None:

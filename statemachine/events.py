@@ -267,6 +267,9 @@ class RegistrationAssigned(Answer, frozen=True, kw_only=True, tag="registration-
 class RegistrationFailed(Failure, frozen=True, kw_only=True, tag="registration-failed"):
     """DPS said no, or could not be asked. `csr-not-configured` is the code for a refused CSR."""
 
+    unsent: bool = False
+    "No connection came about, so DPS saw nothing of the request: being offline costs no budget."
+
 
 class CredentialProven(Answer, frozen=True, kw_only=True, tag="credential-proven"):
     """The hub accepted the credential: any answer but a refusal."""

@@ -90,6 +90,8 @@ def _cloud(parser: argparse.ArgumentParser) -> None:
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_ANY = 2**63 - 1
+"The largest sequence there can be; nobody needs to read that."
 _LONGEST_S = 3650 * 86_400.0
 
 
@@ -107,7 +109,7 @@ def _count(text: str) -> int:
 
 
 def _sequence(text: str) -> int:
-    return _number(int, text, 1, 2**63 - 1, "the sequence of a record")
+    return _number(int, text, 1, _ANY, "the sequence of a record")
 
 
 def _port(text: str) -> int:
@@ -120,7 +122,8 @@ def _number(kind: Callable[[str], N], text: str, least: N, most: N, what: str) -
     except ValueError:
         value = least - 1
     if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}: a number from {least:g} to {most:g}")
+        allowed = f"from {least:g} to {most:g}" if most < _ANY else f"of {least:g} or more"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}: a number {allowed}")
     return value
 
 

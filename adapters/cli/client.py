@@ -128,11 +128,15 @@ def _carry_out(args: Namespace, name: str) -> Ending:
         outcome = "ignored" if taken.verdict == "ignored" else "running"
         return Ending(outcome=outcome, sequence=taken.sequence, why=taken.why)
     course = Course(taken.sequence)
-    for line in client.follow(taken.sequence, until=until):
-        if line.type == "record" and course.moves(line) and not args.json:
-            print(f"{clock_time(line.now_unix_ms)}  {course.position}", flush=True)
-        if course.over:
-            break
+    try:
+        for line in client.follow(taken.sequence, until=until):
+            if line.type == "record" and course.moves(line) and not args.json:
+                print(f"{clock_time(line.now_unix_ms)}  {course.position}", flush=True)
+            if course.over:
+                break
+    except KeyboardInterrupt:
+        print(f"no longer waiting: {name} goes on, `identityd status` tells how", file=sys.stderr)
+        raise
     now = client.status()
     if not course.over:
         outcome = "running"

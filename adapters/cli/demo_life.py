@@ -158,7 +158,7 @@ class Life:
             and states[-1] == "Provisioned"
             and not commands
             and EARLIEST <= used < 1,
-            f"{' > '.join(states)}, begun at {used:.0%} of its life",
+            f"{' > '.join(states)}, begun at {used:.0%} of its life; here its window opens at {EARLIEST:.0%}",
         )
         self._checks.add(
             "new-certificate",

@@ -37,6 +37,10 @@ def show(args: Namespace) -> int:
 
     ink = Ink()
     for where, raw in _lines(args):
+        if not raw.endswith(b"\n"):
+            print(f"identityd: {where} is cut off, and left out", file=sys.stderr)
+            continue
+        raw = raw.rstrip()
         try:
             line = msgspec.json.decode(raw, type=Line)
         except msgspec.DecodeError as exc:
@@ -48,7 +52,7 @@ def show(args: Namespace) -> int:
 
 def _lines(args: Namespace) -> Iterator[tuple[str, bytes]]:
     for path in _files(args):
-        for number, raw in enumerate(_read(path).splitlines(), 1):
+        for number, raw in enumerate(_read(path).splitlines(keepends=True), 1):
             yield f"{path}, line {number},", raw
 
 
@@ -61,7 +65,8 @@ def _files(args: Namespace) -> list[str]:
     try:
         kept = os.listdir(directory)
     except OSError as exc:
-        raise CommandFailed(f"cannot read {directory}: {exc.strerror}; name the files", USAGE) from exc
+        fix = "use sudo" if isinstance(exc, PermissionError) else "name the files"
+        raise CommandFailed(f"cannot read {directory}: {exc.strerror}; {fix}", USAGE) from exc
     # Zero-padded sequences: their order as text is their order in time.
     closed = sorted(one for one in kept if one.startswith("journal-") and one.endswith(".jsonl"))
     found = [os.path.join(directory, one) for one in closed]

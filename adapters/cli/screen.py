@@ -122,7 +122,7 @@ def instant(text: str, now_unix_ms: int) -> str:
 def clock_time(unix_ms: int) -> str:
     """Date and time of a record, UTC."""
     try:
-        return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+        return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
     except (ValueError, OverflowError, OSError):
         return str(unix_ms)
 

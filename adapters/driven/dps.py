@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from adapters.driven.exchange import with_retries
+from adapters.driven.exchange import never_sent, with_retries
 from adapters.driven.onboarding import (
     TOKEN_LIFE_S,
     OnboardingCredential,
@@ -336,4 +336,5 @@ def _failed(effect_id: str, exc: AdapterError, server_date_unix_ms: int | None) 
         message=exc.message,
         retry_after_ms=exc.retry_after_ms,
         tracking_id=exc.tracking_id,
+        unsent=never_sent(exc),
     )

@@ -12,11 +12,23 @@ async def with_retries(send: Send, retries: int) -> HttpAnswer:
     """Send, and again up to ``retries`` times while there is no answer.
 
     Any HTTP status ends it, as does whatever a repeat cannot mend (TLS trust, an answer too large).
+    The error raised is the last one, unless only an earlier one says that the peer may have seen the request.
     """
-    for _ in range(retries):
+    sent: AdapterError | None = None
+    for left in range(retries, -1, -1):
         try:
             return await send()
         except AdapterError as exc:
-            if not (isinstance(exc, PeerUnreachable) or exc.code == "connection-broken"):
+            if never_sent(exc):
+                if left == 0:
+                    raise sent or exc from exc.__cause__
+                continue
+            if left == 0 or not (isinstance(exc, PeerUnreachable) or exc.code == "connection-broken"):
                 raise
-    return await send()
+            sent = exc
+    raise AssertionError("the last try returns or raises")
+
+
+def never_sent(exc: AdapterError) -> bool:
+    """No connection came about, so the peer saw nothing of the request."""
+    return isinstance(exc, PeerUnreachable) and exc.code != "timeout"

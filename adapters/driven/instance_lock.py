@@ -66,7 +66,7 @@ class InstanceLock:
             make_durable_directory(self.directory)
             return os.open(self._path, os.O_RDWR | os.O_CREAT | flags, 0o600)
         except OSError as exc:
-            if exc.errno not in _ANYWAY:
+            if exc.errno not in _ANYWAY or not os.path.isdir(self.directory):
                 raise
         # A device on a read-only or full file system still serves what it has.
         try:

@@ -386,7 +386,8 @@ class HttpsClient:
         Redirects are not followed. Raises ValueError for a URL that is not https, and
         AdapterError and its kinds:
 
-        - PeerUnreachable ``unreachable``, ``timeout``, ``proxy-tls``, ``proxy-NNN`` (class retry);
+        - PeerUnreachable ``timeout`` (class retry): the request was sent;
+        - PeerUnreachable ``unreachable``, ``proxy-tls``, ``proxy-NNN`` (class retry): it was not;
         - PeerProtocolError ``connection-broken``, ``answer-malformed``, ``answer-too-large``,
           ``tls-failed`` (class retry);
         - PeerRefused ``tls-certificate-alert`` (class retry), ``proxy-407`` (class operator);
@@ -405,6 +406,9 @@ class HttpsClient:
                     if fresh:
                         await _close(pool)
         except trio.TooSlowError as exc:
+            if not progress.sent:
+                message = f"no connection to {host} within {timeout_s:g} s"
+                raise PeerUnreachable(message, code="unreachable") from exc
             raise PeerUnreachable(f"no answer from {host} within {timeout_s:g} s", code="timeout") from exc
 
     async def aclose(self) -> None:
@@ -507,6 +511,8 @@ class _Progress:
 
     def __init__(self, *, host: str, proxied: bool) -> None:
         self.host = host
+        self.sent = False
+        "The peer may have seen the request."
         self._at_proxy = proxied
 
     async def trace(self, name: str, info: dict[str, object]) -> None:
@@ -515,6 +521,7 @@ class _Progress:
             self._at_proxy = False
         elif name == "http11.send_request_headers.started":
             self._at_proxy = getattr(info.get("request"), "method", b"") == b"CONNECT"
+            self.sent = self.sent or not self._at_proxy
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -602,5 +609,6 @@ def _tls_cause(exc: BaseException) -> ssl.SSLError | None:
 def _os_reason(exc: BaseException) -> str:
     for link in _causes(exc):
         if isinstance(link, OSError) and link.strerror:
-            return link.strerror
+            # trio puts "Error connecting to ('127.0.0.1', 443): " before it.
+            return link.strerror.rpartition("): ")[2]
     return "no usable address"

@@ -558,6 +558,7 @@ def test_nobody_there():
     event = trio.run(registrar.submit, EFFECT_ID, submit())
     assert (event.code, event.failure_class) == ("unreachable", "retry")
     assert event.server_date_unix_ms is None
+    assert event.unsent
 
 
 async def stalled(stream, seen):
@@ -567,6 +568,11 @@ async def stalled(stream, seen):
 
 def test_a_slow_peer():
     assert failure(stalled, poll(), cloud_timeout_seconds=0.1) == ("timeout", "retry")
+
+
+def test_what_may_have_arrived_was_sent():
+    (event,), _ = ask(stalled, submit(), cloud_timeout_seconds=0.1)
+    assert (event.code, event.unsent) == ("timeout", False)
 
 
 def test_a_broken_exchange_is_repeated_as_often_as_configured():

@@ -253,3 +253,23 @@ def test_a_forgotten_operation_is_submitted_again_a_few_times_only():
             world.answer(SubmitRegistration)
     assert world.snapshot.state is State.CERT_EXPIRING
     assert world.snapshot.budget.spent == 2
+
+
+def test_being_offline_costs_nothing():
+    """Weeks without a network must not leave a device waiting once the network is back."""
+    world = World()
+    world.take(started())
+    for _ in range(300):
+        if world.snapshot.phase is Phase.STAGING:
+            world.answer(StageKey)
+        world.deny(SubmitRegistration, failure_class="retry", code="unreachable", unsent=True)
+        assert world.snapshot.budget.spent == 0
+        world.fire("attempt")
+    assert world.snapshot.state is State.REGISTERING
+
+
+def test_an_operation_that_cannot_be_asked_for_was_sent():
+    world = registering(Phase.POLLING)
+    world.fire("phase")
+    world.deny(PollRegistration, failure_class="operator", code="unreachable", unsent=True)
+    assert world.snapshot.budget.spent == 1
