@@ -177,7 +177,7 @@ _AGAIN_WORDS: dict[Phase, str] = {
 
 _TIMER_WORDS: dict[Timer, str] = {
     "window": "renewal",
-    "attempt": "next attempt",
+    "attempt": "another attempt",
     "expiry": "the certificate expires",
     "reissue": "issuance is asked for again",
     "prove": "the credential is shown to the hub again",

@@ -70,6 +70,10 @@ def replay_files(named: Sequence[tuple[str, bytes]]) -> Outcome:
         reading = read(content)
         if reading.header is None or reading.snapshot is None or (reading.problem and not reading.torn):
             return Outcome(equal=False, records=total, unreadable=f"{name}: {reading.problem}")
+        if snapshot is not None and reading.header.first_sequence <= snapshot.sequence:
+            before = f"the file before it ends with record {snapshot.sequence}"
+            wrong = f"{name}: begins with record {reading.header.first_sequence}, but {before}: give them in order"
+            return Outcome(equal=False, records=total, unreadable=wrong)
         if snapshot is not None and reading.header.continues == last_hash and reading.snapshot != snapshot:
             return Outcome(
                 equal=False,

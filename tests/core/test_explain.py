@@ -171,7 +171,7 @@ def test_what_an_error_says():
         "tracking_id": "t-9",
         "retry_at": rfc3339(world.now + HOUR),
     }
-    assert found["next"] == {"what": "next attempt", "at": rfc3339(world.now + HOUR)}
+    assert found["next"] == {"what": "another attempt", "at": rfc3339(world.now + HOUR)}
 
 
 def test_the_error_a_running_attempt_last_met():
@@ -191,9 +191,9 @@ def test_the_error_a_running_attempt_last_met():
     ("place", "what"),
     [
         (provisioned, "renewal"),
-        (expiring, "next attempt"),
-        (unprovisioned, "next attempt"),
-        (waiting, "next attempt"),
+        (expiring, "another attempt"),
+        (unprovisioned, "another attempt"),
+        (waiting, "another attempt"),
         (certless, "issuance is asked for again"),
         (lambda: registering(Phase.SUBMITTING), "the answer that is waited for, or the attempt is given up"),
         (lambda: registering(Phase.POLLING), "DPS is asked again"),
