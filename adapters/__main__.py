@@ -33,7 +33,7 @@ def iotedge(argv: Sequence[str] | None = None) -> int:
 def _main(program: str, commands: Sequence[Command], argv: Sequence[str] | None) -> int:
     if sys.stdout is None:
         # Closed by whoever started us. Descriptor 1 is taken, or the next socket would be our output.
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         args = parser_for(program, commands).parse_args(argv)
         module, _, function = args.code.partition(":")

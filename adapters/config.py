@@ -1,7 +1,8 @@
 """Reading ``config.toml``, falling back to the last good one, and what is derived from either.
 
 The file is read whole, bounded, and every mistake in it is reported at once. What a key may hold is in
-``config_settings.py``; how keys depend on each other is in ``config_rules.py``.
+``config_settings.py``, what its text must look like in ``config_forms.py``; how keys depend on each other is
+in ``config_rules.py``.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ import msgspec
 import tomli
 from msgspec import Struct
 
-from adapters.config_rules import Findings, interpret, looks_secret
+from adapters.config_forms import looks_secret
+from adapters.config_rules import Findings, interpret
 from adapters.config_settings import SETTINGS, Setting
 from adapters.durable import replace_file
 from adapters.errors import ConfigurationInvalid, StoreUnavailable, bounded
@@ -198,7 +200,8 @@ def _read(path: str) -> str:
         finally:
             os.close(handle)
     except FileNotFoundError as exc:
-        findings.add("", "found no such file; create it, config/default.toml explains every key")
+        fix = "create it, config/default.toml explains every key; or correct --root"
+        findings.add("", f"found no such file; {fix}")
         raise ConfigurationInvalid(path, findings.lines) from exc
     except OSError as exc:
         findings.add("", f"cannot be read: {exc.strerror}")

@@ -34,10 +34,6 @@ class Paths(Struct, frozen=True, kw_only=True):
     "The active file; closed ones lie beside it."
     last_good_config: str
 
-    def config_dir(self, service: str) -> str:
-        """The drop-in directory of `identityd`, `certd` or `keyd`."""
-        return os.path.join(os.path.dirname(self.config), service, "config.d")
-
 
 def paths_below(root: str) -> Paths:
     """The paths below ``root``. Raises ConfigurationInvalid when a socket path would be too long."""

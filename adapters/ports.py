@@ -146,11 +146,21 @@ class CredentialStore(StagedKey, Protocol):
         """Read back and checked: the chain parses, the key is there and matches."""
 
 
-class CertificateReader(Protocol):
-    """What certd serves."""
+class StoredCertificates(Protocol):
+    """Certificates as files. Both methods block: they are for worker threads."""
 
     def read_certificate(self, certificate_id: str) -> bytes | None:
         """PEM, or None when nothing is filed. Raises StoreUnavailable."""
+
+    def inventory(self) -> Inventory:
+        """What is current, read back and checked."""
+
+
+class CertificateReader(Protocol):
+    """What certd serves."""
+
+    async def read_certificate(self, certificate_id: str) -> bytes | None:
+        """PEM, or None when nothing is filed. Raises StoreUnavailable. Gives up its wait when cancelled."""
 
 
 class Journal(Protocol):

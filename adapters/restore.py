@@ -17,6 +17,9 @@ from statemachine.snapshot import Snapshot
 GAP = 1_000_000
 "A new epoch's records are numbered from beyond whatever the lost ones can have reached."
 
+RELIED_ON = 2
+"Files: the active one, and the one before, which tells how far the numbers had come."
+
 
 class Restored(Struct, frozen=True, kw_only=True):
     """Where the history stands; the journal is ready for appending."""
@@ -34,7 +37,7 @@ def restore_history(
     journal: JournalFile, header: Header, *, refuse_damage: bool = False, stores_hold_something: bool = False
 ) -> Restored:
     """``header`` is what this release would write. Raises StoreUnavailable."""
-    segments = journal.read_all()
+    segments = journal.read_newest(RELIED_ON)
     active = segments[-1] if segments and segments[-1].path.endswith(f"/{ACTIVE}") else None
     if active is None:
         missing = bool(segments) or stores_hold_something

@@ -116,6 +116,9 @@ class Runtime:
         "What the next step goes on from."
         self._report_started: Callable[[], None] = _nobody_waits
         self._problem: str | None = None
+        "Why the last try to open or write the journal failed; None when it did not."
+        self._retrying = False
+        "Something is tried again until the journal takes it, so a command would only queue up behind it."
         self._journal: Journal | None = None
         self._hash = ""
         self._post, self._inbox = trio.open_memory_channel[_Entry](INBOX_EVENTS)
@@ -172,7 +175,8 @@ class Runtime:
         )
 
     def _refuse_without_journal(self) -> None:
-        if self._problem is not None:
+        # When nothing is being retried the problem may be over: whoever comes next finds out.
+        if self._retrying:
             raise StoreUnavailable(f"journal: {self._problem}", code="journal-unavailable")
 
     @contextmanager
@@ -243,11 +247,13 @@ class Runtime:
                 opened = await self._opener()
             except StoreUnavailable as exc:
                 self._journal_failed(exc)
+                self._retrying = True
                 if await self._stopped_within(delay):
                     return None
                 delay = min(delay * 2, LAST_RETRY_S)
             else:
                 self._problem = None
+                self._retrying = False
                 return opened
 
     async def _take(self, entry: _Entry, effects: trio.Nursery) -> bool:
@@ -269,6 +275,7 @@ class Runtime:
                 if entry.done is not None:
                     entry.finish(exc)
                     return True
+                self._retrying = True
                 if await self._stopped_within(delay):
                     return False
                 delay = min(delay * 2, LAST_RETRY_S)
@@ -276,6 +283,7 @@ class Runtime:
             if self._problem is not None:
                 log.info("journal writable again")
                 self._problem = None
+            self._retrying = False
             self._snapshot = self._history = decision.snapshot
             self._hash = digest
             self._publish(line)

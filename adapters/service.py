@@ -109,7 +109,7 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
     notifier = Notifier.from_environment(os.environ, os.getpid())
     inherited = inherited_fds(os.environ, os.getpid())
     limits = _limits(held())
-    certificates = WatchedCertificates(store, store, runtime)
+    certificates = WatchedCertificates(store, runtime)
     certd = certd_handler(certificates)
     control = control_handler(runtime, own_uid=os.geteuid(), machine=machine_json)
 
@@ -333,8 +333,10 @@ def _listener(name: str, path: str, inherited: dict[str, int]) -> trio.SocketLis
     except KeyError:
         pass
     except OSError as exc:
+        # An ordinary user may not give sockets away, and in a container the group may not be mapped (EINVAL).
+        # The socket keeps the service's own group: fewer can read, and the device serves.
         if exc.errno != errno.EPERM:
-            raise
+            log.warning("%s keeps its group: %s", path, exc.strerror)
     return listener
 
 
@@ -360,7 +362,6 @@ class _Reload:
             self._runtime.post(self._unchanged(exc))
             return
         self._held.configuration = loaded.configuration
-        _keep_last_good(self._paths, loaded)
         identity = await trio.to_thread.run_sync(identify, loaded.configuration, self._runtime.snapshot)
         if identity.note is not None:
             log.warning("%s", identity.note)
@@ -386,4 +387,6 @@ class _Reload:
 
     def _load(self) -> config.Loaded:
         # Without a fallback: running on what is in force is better than going back further.
-        return config.load_with_fallback(self._paths.config, os.devnull, self._paths.root)
+        loaded = config.load_with_fallback(self._paths.config, os.devnull, self._paths.root)
+        _keep_last_good(self._paths, loaded)
+        return loaded

@@ -71,8 +71,10 @@ def replay_files(named: Sequence[tuple[str, bytes]]) -> Outcome:
         if reading.header is None or reading.snapshot is None or (reading.problem and not reading.torn):
             return Outcome(equal=False, records=total, unreadable=f"{name}: {reading.problem}")
         if snapshot is not None and reading.header.first_sequence <= snapshot.sequence:
-            before = f"the file before it ends with record {snapshot.sequence}"
-            wrong = f"{name}: begins with record {reading.header.first_sequence}, but {before}: give them in order"
+            wrong = (
+                f"{name}: begins with record {reading.header.first_sequence}, but the file before ends with "
+                f"record {snapshot.sequence}: give them in order"
+            )
             return Outcome(equal=False, records=total, unreadable=wrong)
         if snapshot is not None and reading.header.continues == last_hash and reading.snapshot != snapshot:
             return Outcome(

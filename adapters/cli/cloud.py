@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from argparse import Namespace
 
 import msgspec
@@ -54,3 +55,9 @@ async def _serve(options: CloudOptions) -> None:
 
 def _announce(listening: CloudListening) -> None:
     print(msgspec.json.encode(listening).decode(), flush=True)
+    if not listening.config_matches:
+        print(
+            f"identityd: {listening.config} names another cloud than this one at {listening.endpoint}; "
+            "correct its global_endpoint, or remove it and start again to have it written",
+            file=sys.stderr,
+        )

@@ -267,4 +267,4 @@ def _seconds(ms: int) -> str:
 
 def clock(unix_ms: int) -> str:
     """Time of day, UTC as in every other output."""
-    return clock_time(unix_ms)[-_TIME_OF_DAY:]
+    return clock_time(unix_ms).removesuffix("Z")[-_TIME_OF_DAY:]

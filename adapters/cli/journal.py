@@ -37,10 +37,6 @@ def show(args: Namespace) -> int:
 
     ink = Ink()
     for where, raw in _lines(args):
-        if not raw.endswith(b"\n"):
-            print(f"identityd: {where} is cut off, and left out", file=sys.stderr)
-            continue
-        raw = raw.rstrip()
         try:
             line = msgspec.json.decode(raw, type=Line)
         except msgspec.DecodeError as exc:
@@ -52,8 +48,14 @@ def show(args: Namespace) -> int:
 
 def _lines(args: Namespace) -> Iterator[tuple[str, bytes]]:
     for path in _files(args):
-        for number, raw in enumerate(_read(path).splitlines(keepends=True), 1):
+        *whole, rest = _read(path).split(b"\n")
+        for number, raw in enumerate(whole, 1):
             yield f"{path}, line {number},", raw
+        if rest and not whole:
+            yield f"{path}, line 1,", rest
+        elif rest:
+            # What a power cut leaves, or a service that is writing right now. replay passes it over as well.
+            print(f"identityd: {path}: its last line is cut off, and left out", file=sys.stderr)
 
 
 def _files(args: Namespace) -> list[str]:

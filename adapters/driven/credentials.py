@@ -1,4 +1,4 @@
-"""The store of issued credentials. Fills ``ports.CredentialStore`` and ``ports.CertificateReader``.
+"""The store of issued credentials. Fills ``ports.CredentialStore`` and ``ports.StoredCertificates``.
 
 The layout is in generations.py, what changes it in generation_changes.py, opening in
 generation_repair.py. Here those meet the ports: worker threads, answers, the spare space, reading.
@@ -89,10 +89,6 @@ class GenerationStore:
             if pointer == before:
                 break
         return Inventory(problem=None if problem is None else bounded(problem), newest_generation=newest)
-
-    def current_generation(self) -> int | None:
-        """The number of what is current; None when nothing is."""
-        return self.layout.pointer().generation
 
     def key_path(self, generation: int) -> str:
         return self.layout.file(generation, KEY)

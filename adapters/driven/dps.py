@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from msgspec import Struct
+import trio
+from msgspec import Struct, structs
 
 from adapters.driven.exchange import never_sent, with_retries
 from adapters.driven.onboarding import (
@@ -44,6 +45,17 @@ class _Lease(Struct):
     users: int = 0
 
 
+class _Prepared(Struct, frozen=True):
+    """What a call takes from configuration and files."""
+
+    configuration: Configuration
+    provisioning: DpsProvisioning
+    dialect: wire.Dialect
+    credential: OnboardingCredential
+    body: bytes | None = None
+    "Of a PUT."
+
+
 class DpsRegistrar:
     """One client is kept from the PUT to the final answer, so that polls reuse its connection.
 
@@ -71,18 +83,21 @@ class DpsRegistrar:
         """PUT the registration. A payload or credential that cannot be used fails before any network call."""
         date: int | None = None
         try:
-            configuration = self._configuration()
-            provisioning = dps_provisioning(configuration)
-            dialect = wire.DIALECTS[configuration.api_version]
-            credential = load_credential(configuration)
-            csr_der = None if effect.generation is None else self._staged.csr_der(effect.generation)
-            body = _register_body(dialect, credential, csr_der, provisioning.payload_path)
+            asking = await trio.to_thread.run_sync(self._prepare_submit, effect.generation)
+        except AdapterError as exc:
+            await self.aclose()
+            return _failed(effect_id, exc, date, unsent=True)
+        try:
+            dialect, provisioning = asking.dialect, asking.provisioning
             url = wire.register_url(
-                dialect, provisioning.global_endpoint, provisioning.scope_id, credential.registration_id
+                dialect,
+                provisioning.global_endpoint,
+                provisioning.scope_id,
+                asking.credential.registration_id,
             )
-            answer = await self._send("PUT", url, credential, provisioning, effect.clock_offset_ms, body)
+            answer = await self._send("PUT", url, asking, effect.clock_offset_ms)
             date = answer.date_unix_ms
-            self._check(answer, credential, effect.clock_offset_ms)
+            self._check(answer, asking.credential, effect.clock_offset_ms)
             registered = wire.parse_register(dialect, answer.body)
             if registered.state is not None and registered.status not in ("unassigned", "assigning"):
                 final = _assigned(effect_id, dialect, registered.state, effect.spki_sha256, answer)
@@ -98,7 +113,7 @@ class DpsRegistrar:
             )
         except AdapterError as exc:
             await self.aclose()
-            return _failed(effect_id, exc, date)
+            return _failed(effect_id, exc, date, unsent=never_sent(exc))
 
     async def poll(
         self, effect_id: str, effect: PollRegistration
@@ -106,18 +121,16 @@ class DpsRegistrar:
         """GET the operation, once (and again after a transport error)."""
         date: int | None = None
         try:
-            configuration = self._configuration()
-            provisioning = dps_provisioning(configuration)
-            dialect = wire.DIALECTS[configuration.api_version]
-            credential = load_credential(configuration)
+            asking = await trio.to_thread.run_sync(self._prepare)
+            dialect, provisioning = asking.dialect, asking.provisioning
             url = wire.operation_url(
                 dialect,
                 provisioning.global_endpoint,
                 provisioning.scope_id,
-                credential.registration_id,
+                asking.credential.registration_id,
                 effect.operation_id,
             )
-            answer = await self._send("GET", url, credential, provisioning, effect.clock_offset_ms, None)
+            answer = await self._send("GET", url, asking, effect.clock_offset_ms)
             date = answer.date_unix_ms
             if answer.status == 404:
                 error = wire.parse_error(answer.body)
@@ -127,7 +140,7 @@ class DpsRegistrar:
                     failure_class="reregister",
                     tracking_id=error.tracking_id,
                 )
-            self._check(answer, credential, effect.clock_offset_ms)
+            self._check(answer, asking.credential, effect.clock_offset_ms)
             state = wire.parse_status(dialect, answer.body)
             if state.status in ("unassigned", "assigning"):
                 return RegistrationPending(
@@ -140,7 +153,7 @@ class DpsRegistrar:
             return final
         except AdapterError as exc:
             await self.aclose()
-            return _failed(effect_id, exc, date)
+            return _failed(effect_id, exc, date, unsent=never_sent(exc))
 
     async def aclose(self) -> None:
         """Close the connection to DPS and forget its trust roots until they are needed again.
@@ -151,18 +164,26 @@ class DpsRegistrar:
         if lease is not None and lease.users == 0:
             await lease.client.aclose()
 
-    async def _send(
-        self,
-        method: str,
-        url: str,
-        credential: OnboardingCredential,
-        provisioning: DpsProvisioning,
-        clock_offset_ms: int,
-        body: bytes | None,
-    ) -> HttpAnswer:
+    def _prepare(self) -> _Prepared:
+        """Reads files, so it runs in a worker thread."""
         configuration = self._configuration()
+        return _Prepared(
+            configuration,
+            dps_provisioning(configuration),
+            wire.DIALECTS[configuration.api_version],
+            load_credential(configuration),
+        )
+
+    def _prepare_submit(self, generation: int | None) -> _Prepared:
+        asking = self._prepare()
+        csr_der = None if generation is None else self._staged.csr_der(generation)
+        body = _register_body(asking.dialect, asking.credential, csr_der, asking.provisioning.payload_path)
+        return structs.replace(asking, body=body)
+
+    async def _send(self, method: str, url: str, asking: _Prepared, clock_offset_ms: int) -> HttpAnswer:
+        configuration, provisioning, credential = asking.configuration, asking.provisioning, asking.credential
         headers = {"Accept": "application/json"}
-        if body is not None:
+        if asking.body is not None:
             headers["Content-Type"] = "application/json"
         if credential.symmetric_key is not None:
             expiry_unix_s = (self._clock.now_unix_ms() + clock_offset_ms) // 1000 + TOKEN_LIFE_S
@@ -181,7 +202,7 @@ class DpsRegistrar:
                     method,
                     url,
                     headers=headers,
-                    body=body,
+                    body=asking.body,
                     timeout_s=configuration.cloud_timeout_seconds,
                     max_answer_bytes=MAX_ANSWER_BYTES,
                 ),
@@ -327,7 +348,9 @@ def _bundle(state: wire.DpsState) -> tuple[BundleFacts | None, str | None]:
     return BundleFacts(bundle_pem=read.pem, certificates=read.count, sha256=read.sha256), None
 
 
-def _failed(effect_id: str, exc: AdapterError, server_date_unix_ms: int | None) -> RegistrationFailed:
+def _failed(
+    effect_id: str, exc: AdapterError, server_date_unix_ms: int | None, *, unsent: bool
+) -> RegistrationFailed:
     return RegistrationFailed(
         answers=effect_id,
         server_date_unix_ms=server_date_unix_ms,
@@ -336,5 +359,5 @@ def _failed(effect_id: str, exc: AdapterError, server_date_unix_ms: int | None) 
         message=exc.message,
         retry_after_ms=exc.retry_after_ms,
         tracking_id=exc.tracking_id,
-        unsent=never_sent(exc),
+        unsent=unsent,
     )

@@ -22,14 +22,16 @@ class Misshapen(OSError):
     """Where a small plain file should be there is something else: a link, a FIFO, a huge file."""
 
 
-def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
+def open_plain(path: str, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
     """A descriptor of a plain file.
 
-    Raises OSError; its kind Misshapen for a link (ELOOP), a directory, or a special file (EINVAL).
+    Raises OSError; its kind Misshapen for a link that is not to be followed (ELOOP), a directory, or a
+    special file (EINVAL).
     """
     # O_NONBLOCK: opening somebody's FIFO must not wait for its writer.
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, flags)
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # ENXIO: a socket
             raise Misshapen(exc.errno, exc.strerror, path) from exc
@@ -40,13 +42,13 @@ def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
     return handle
 
 
-def read_file(path: str, limit: int) -> bytes | None:
+def read_file(path: str, limit: int, *, follow: bool = False) -> bytes | None:
     """The whole of a plain file, None when absent.
 
     Raises OSError; its kind Misshapen as ``open_plain`` does, and for more than ``limit`` bytes (EFBIG).
     """
     try:
-        handle = open_plain(path)
+        handle = open_plain(path, follow=follow)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

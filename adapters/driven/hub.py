@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+import trio
+
 from adapters.driven.exchange import with_retries
 from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential
 from adapters.errors import AdapterError
@@ -43,7 +45,7 @@ class HubProver:
         date: int | None = None
         try:
             configuration = self._configuration()
-            tls, headers = self._credential(configuration, effect)
+            tls, headers = await trio.to_thread.run_sync(self._credential, configuration, effect)
             client = HttpsClient(tls, environ=self._environ)
             url = wire.modules_url(effect.hub, effect.device_id)
             try:
@@ -92,6 +94,7 @@ class HubProver:
     def _credential(
         self, configuration: Configuration, effect: ProveCredential
     ) -> tuple[TlsOptions, dict[str, str]]:
+        """Reads files, so it runs in a worker thread."""
         headers = {"Accept": "application/json"}
         if effect.issued:
             chain_pem = effect.chain_pem or self._staged.chain_pem(effect.generation)

@@ -66,7 +66,7 @@ def open_journal(
 ) -> "JournalFile":
     """The journal in ``directory``, with an interrupted rotation undone. Nothing is judged.
 
-    Look at ``read_all``, then ``cut`` or ``set_aside`` what is damaged, then ``resume`` or ``begin``.
+    Look at ``read_newest``, then ``cut`` or ``set_aside`` what is damaged, then ``resume`` or ``begin``.
     Raises StoreUnavailable.
     """
     journal = JournalFile(directory, sequence_of, segment_bytes=segment_bytes, keep_bytes=keep_bytes)
@@ -109,10 +109,13 @@ class JournalFile:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             return content
 
-    def read_all(self) -> list[Segment]:
-        """Every file, in order; one that cannot be read is there with its problem."""
+    def read_newest(self, count: int) -> list[Segment]:
+        """The last files, in order; one that cannot be read is there with its problem.
+
+        Not all of them: how much is kept is the operator's choice, and may be more than there is memory.
+        """
         segments = []
-        for path in self.files():
+        for path in self.files()[-count:]:
             try:
                 segments.append(Segment(path=path, content=self.read(path)))
             except StoreUnavailable as exc:

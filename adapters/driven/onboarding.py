@@ -1,7 +1,14 @@
-"""The configured (onboarding) credential, read from its files at each use."""
+"""The configured (onboarding) credential, read from its files at each use.
+
+Everything here blocks: a caller with sockets to serve calls it in a worker thread.
+"""
+
+import errno
+import os
 
 from msgspec import Struct
 
+from adapters.driven import files
 from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable
 from adapters.wire import x509
 from adapters.wire.http_client import TlsOptions
@@ -79,15 +86,14 @@ def onboarding_not_after_unix_ms(configuration: Configuration) -> int | None:
 
 
 def read_file(path: str, *, code: str = "credential-unreadable") -> bytes:
-    """The whole of a small file. Raises StoreUnavailable (class operator)."""
+    """The whole of a small file; a link is followed. Raises StoreUnavailable (class operator)."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = files.read_file(path, MAX_FILE_BYTES, follow=True)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not a path"
         raise StoreUnavailable(f"cannot read {path}: {reason}", code=code, failure_class="operator") from exc
-    if len(content) > MAX_FILE_BYTES:
-        raise StoreUnavailable(f"{path} is too large", code=code, failure_class="operator")
     return content
 
 

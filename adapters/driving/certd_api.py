@@ -12,6 +12,7 @@ import logging
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+import trio
 
 from adapters.errors import StoreUnavailable
 from adapters.ports import CertificateReader
@@ -20,6 +21,8 @@ from adapters.wire.http_server import Handler, Request, Response, error_response
 API_VERSION = "2020-09-01"
 MAX_ID_BYTES = 1024
 "After decoding. No store files a longer id, so a longer one is simply not found."
+READ_WITHIN_S = 10.0
+"A card that hangs longer than this is answered for with an error."
 
 _NOT_FOUND = 'parameter "id" has an invalid value\ncaused by: not found'
 _METHOD_NOT_ALLOWED = "method not allowed"
@@ -43,7 +46,7 @@ def certd_handler(certificates: CertificateReader) -> Handler:
             case ["certificates", segment] | [segment] if (found := _id_of(segment)) is not None:
                 if request.method != "GET":
                     return _unserved_method(request)
-                return _read(certificates, found)
+                return await _read(certificates, found)
             case _:
                 return error_response(404, "not found")
 
@@ -58,16 +61,17 @@ def _id_of(segment: str) -> str | None:
         return None
 
 
-def _read(certificates: CertificateReader, certificate_id: str) -> Response:
+async def _read(certificates: CertificateReader, certificate_id: str) -> Response:
     if len(certificate_id.encode()) > MAX_ID_BYTES:
         return error_response(400, _NOT_FOUND)
     try:
-        pem = certificates.read_certificate(certificate_id)
+        with trio.fail_after(READ_WITHIN_S):
+            pem = await certificates.read_certificate(certificate_id)
         if pem is None:
             # 400, not 404, is what existing clients know (services.md §10, quirk 8).
             return error_response(400, _NOT_FOUND)
         return Response(200, msgspec.json.encode({"pem": pem.decode()}))
-    except (StoreUnavailable, UnicodeDecodeError):
+    except (StoreUnavailable, UnicodeDecodeError, trio.TooSlowError):
         # The answer says no more than the original's; people find the cause in the log.
         log.exception("certificate %r cannot be read", certificate_id)
         return error_response(500, "internal error")

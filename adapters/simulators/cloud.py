@@ -76,6 +76,16 @@ async def run_cloud(options: CloudOptions, *, on_listening: Callable[[CloudListe
     """Serve until cancelled. Raises CloudError before ``on_listening`` is called, or not at all."""
     now = time.time
     state = State(options.root, now())
+    with state.alone():
+        await _run(options, state, now, on_listening)
+
+
+async def _run(
+    options: CloudOptions,
+    state: State,
+    now: Callable[[], float],
+    on_listening: Callable[[CloudListening], None],
+) -> None:
     behaviour = _behaviour(options)
     faults = Faults(_read_faults(options.faults))
     listeners, port = _bind(options.port, state.port)
@@ -91,7 +101,7 @@ async def run_cloud(options: CloudOptions, *, on_listening: Callable[[CloudListe
     except OSError as exc:
         for listener in listeners:
             listener.socket.close()
-        raise CloudError(f"{state.root} cannot be written: {exc}") from exc
+        raise CloudError(f"{state.root} cannot be written: {exc.strerror}") from exc
     cloud = _Cloud(state, behaviour, faults, f"localhost:{port}", now)
     contexts = _Contexts(state, now())
     async with trio.open_nursery() as nursery:
@@ -144,8 +154,10 @@ def _read_bundle(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             return ca.certificates_in(file.read())
-    except (OSError, ValueError) as exc:
-        raise CloudError(f"the trust bundle {path} cannot be used: {exc}") from exc
+    except OSError as exc:
+        raise CloudError(f"the trust bundle {path} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise CloudError(f"the trust bundle {path} is not a PEM file of certificates") from exc
 
 
 def _read_faults(path: str | None) -> list[Fault]:
@@ -155,7 +167,7 @@ def _read_faults(path: str | None) -> list[Fault]:
         with open(path, "rb") as file:
             return parse_faults(file.read())
     except OSError as exc:
-        raise CloudError(f"the faults in {path} cannot be read: {exc}") from exc
+        raise CloudError(f"the faults in {path} cannot be read: {exc.strerror}") from exc
     except FaultsInvalid as exc:
         raise CloudError(f"{path}: {exc}") from exc
 

@@ -7,8 +7,10 @@ is written once, for a device that provisions itself here with the symmetric key
 
 import base64
 import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 
 import msgspec
 
@@ -44,7 +46,9 @@ class State:
             self.authority = self._open_authority(now_unix_s)
             self.enrolment_key = self._open_enrolment_key()
             self.devices = Devices(os.path.join(self.directory, "devices.json"), write_private)
-        except (OSError, ValueError, msgspec.MsgspecError) as exc:
+        except OSError as exc:
+            raise CloudError(f"{exc.filename or self.directory} cannot be used: {exc.strerror}") from exc
+        except (ValueError, msgspec.MsgspecError) as exc:
             raise CloudError(f"{self.directory} cannot be used ({exc}); remove it to begin anew") from exc
 
     def _open_authority(self, now_unix_s: float) -> Authority:
@@ -66,6 +70,20 @@ class State:
         key = secrets.token_bytes(32)
         write_private(path, base64.b64encode(key) + b"\n")
         return key
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Two on one directory would take each other's port and devices. Raises CloudError."""
+        handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as exc:
+            raise CloudError(
+                f"{self.directory} is in use by another stand-in cloud; stop it first, or use another --root"
+            ) from exc
+        finally:
+            os.close(handle)
 
     @property
     def port(self) -> int:

@@ -4,34 +4,30 @@ Trust is the system's roots plus ``ca_file``; OpenSSL's ``SSL_CERT_FILE`` and ``
 the system's part. Contexts are built by hand because ``ssl.create_default_context`` honours
 ``SSLKEYLOGFILE``. Nothing of a request enters an error text, since requests carry tokens.
 
-Proxies follow ``HTTPS_PROXY``/``https_proxy`` and ``NO_PROXY``/``no_proxy``; loopback names are never
-sent to a proxy, as in Go. The TLS context for an ``https://`` proxy holds no client certificate.
+Whether a proxy is on the way says ``proxies.py``. The TLS context for an ``https://`` proxy holds no client
+certificate.
 """
 
 import contextlib
 import gc
-import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import httpcore
 import trio
 from msgspec import Struct
 
 from adapters.errors import AdapterError, PeerProtocolError, PeerRefused, PeerUnreachable
+from adapters.wire.http_date import parse_http_date
+from adapters.wire.proxies import Proxy, proxy_for
 
 MAX_ANSWER_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_MS = 86_400_000
 KEEP_ALIVE_S = 10.0
 "A pooled connection idle for longer is not used again."
-
-_DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-_IMF_DATE = re.compile(rf"{_DAY}, (\d\d) ([A-Z][a-z]{{2}}) (\d{{4}}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _CERTIFICATE_ALERTS = frozenset(
     {
@@ -93,108 +89,6 @@ class HttpAnswer(Struct, frozen=True, kw_only=True):
             base = self.date_unix_ms
             wait_ms = at - (now_unix_ms if base is None else base)
         return min(max(wait_ms, 0), MAX_RETRY_AFTER_MS)
-
-
-def parse_http_date(text: str) -> int | None:
-    """Unix milliseconds of an IMF-fixdate (RFC 9110 §5.6.7); the two obsolete forms are not read."""
-    match = _IMF_DATE.fullmatch(text.strip())
-    if match is None or match[2] not in _MONTHS:
-        return None
-    day, year, hour, minute, second = (int(match[i]) for i in (1, 3, 4, 5, 6))
-    try:
-        when = datetime(year, _MONTHS.index(match[2]) + 1, day, hour, minute, min(second, 59), tzinfo=UTC)
-    except ValueError:
-        return None
-    return int(when.timestamp()) * 1000
-
-
-# --- proxies -----------------------------------------------------------------------------------------
-
-
-class Proxy(Struct, frozen=True, kw_only=True):
-    """Where tunnels are opened."""
-
-    url: str
-    "Scheme, host and port; credentials taken out."
-    credentials: tuple[bytes, bytes] | None = None
-    "User and password, percent-decoded. Secret."
-
-    def __repr__(self) -> str:
-        return f"Proxy({self.url})"
-
-
-def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy an https request to host:port goes through, or None for a direct connection.
-
-    Raises AdapterError (class operator, code ``proxy-invalid``) for a proxy URL that cannot be used.
-    """
-    text = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
-    if not text.strip() or _bypasses(host, port, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
-        return None
-    text = text.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        port_or_none = parts.port
-    except ValueError:
-        # Not chained: the cause may quote the URL, and with it a password.
-        raise _proxy_invalid() from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.hostname.isascii():
-        raise _proxy_invalid()
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    authority = name if port_or_none is None else f"{name}:{port_or_none}"
-    credentials = None
-    if parts.username is not None:
-        credentials = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or ""))
-    return Proxy(url=f"{parts.scheme}://{authority}", credentials=credentials)
-
-
-def _proxy_invalid() -> AdapterError:
-    return AdapterError(
-        "HTTPS_PROXY must be http://[user:password@]host[:port] or the same with https",
-        code="proxy-invalid",
-        failure_class="operator",
-    )
-
-
-def _bypasses(host: str, port: int, no_proxy: str) -> bool:
-    host = host.lower().rstrip(".")
-    address = _address(host)
-    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
-        return True
-    for entry in re.split(r"[,\s]+", no_proxy.lower()):
-        if entry == "*":
-            return True
-        if address is not None and _network_holds(entry, address):
-            return True
-        name, colon, entry_port = entry.rpartition(":")
-        if colon and entry_port.isdigit() and _address(entry) is None:
-            if int(entry_port) != port:
-                continue
-            entry = name
-        if address is not None:
-            if _address(entry.strip("[]")) == address:
-                return True
-            continue
-        domain = entry.removeprefix("*").strip(".")
-        if domain and (host == domain or host.endswith(f".{domain}")):
-            return True
-    return False
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _network_holds(text: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if "/" not in text:
-        return False
-    try:
-        return address in ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
 
 
 # --- TLS contexts ------------------------------------------------------------------------------------
@@ -407,7 +301,7 @@ class HttpsClient:
                         await _close(pool)
         except trio.TooSlowError as exc:
             if not progress.sent:
-                message = f"no connection to {host} within {timeout_s:g} s"
+                message = f"no connection to {progress.whom} within {timeout_s:g} s"
                 raise PeerUnreachable(message, code="unreachable") from exc
             raise PeerUnreachable(f"no answer from {host} within {timeout_s:g} s", code="timeout") from exc
 
@@ -515,6 +409,11 @@ class _Progress:
         "The peer may have seen the request."
         self._at_proxy = proxied
 
+    @property
+    def whom(self) -> str:
+        """Who is being spoken to."""
+        return f"the proxy on the way to {self.host}" if self._at_proxy else self.host
+
     async def trace(self, name: str, info: dict[str, object]) -> None:
         """httpcore's trace extension. The proxy's own request is the CONNECT."""
         if name == "proxy.start_tls.started":
@@ -536,7 +435,7 @@ class _Progress:
                 raise self._tls_error(tls) from exc
             # Class retry even for a name that does not resolve: devices boot before their network.
             raise PeerUnreachable(
-                f"cannot connect to {self.host}: {_os_reason(exc)}", code="unreachable"
+                f"cannot connect to {self.whom}: {_os_reason(exc)}", code="unreachable"
             ) from exc
         except (httpcore.NetworkError, trio.BrokenResourceError) as exc:
             tls = _tls_cause(exc)
@@ -568,7 +467,7 @@ class _Progress:
         return PeerUnreachable(message, code=f"proxy-{status}")
 
     def _tls_error(self, exc: ssl.SSLError) -> AdapterError:
-        whom = f"the proxy on the way to {self.host}" if self._at_proxy else self.host
+        whom = self.whom
         if isinstance(exc, ssl.SSLCertVerificationError):
             message = f"the certificate of {whom} was not accepted: {exc.verify_message}"
             if exc.verify_code in _DATE_FAILURES:

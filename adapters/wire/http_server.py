@@ -16,7 +16,6 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -26,6 +25,7 @@ import trio
 from msgspec import Struct
 
 from adapters.errors import bounded
+from adapters.wire.http_date import http_date as http_date
 from adapters.wire.listeners import listener_from_fd as listener_from_fd
 from adapters.wire.listeners import unix_listener as unix_listener
 
@@ -35,8 +35,6 @@ LINGER_S = 1.0
 "How long the rest of a refused request is read and thrown away, so that its sender sees the answer."
 READ_BYTES = 65_536
 
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
@@ -544,10 +542,3 @@ def _own_headers(response: Response, *, close: bool) -> Iterator[tuple[str, str]
     yield "date", http_date(int(time.time()))
     if close:
         yield "connection", "close"
-
-
-@lru_cache(maxsize=4)
-def http_date(unix_s: int) -> str:
-    """IMF-fixdate (RFC 9110 §5.6.7) of an instant, UTC."""
-    year, month, day, hour, minute, second, weekday, *_ = time.gmtime(unix_s)
-    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"

@@ -9,8 +9,6 @@ import trio
 
 from adapters.errors import StoreUnavailable
 
-SOCKET_PATH_BYTES = 107
-"sun_path holds 108 bytes, the last one is its NUL (unix(7))."
 BACKLOG = 128
 
 
@@ -19,16 +17,9 @@ def unix_listener(path: str, mode: int = 0o660) -> trio.SocketListener:
 
     The socket gets its mode under another name before it listens, and its own name last: at no time can
     a process connect that the mode forbids. A missing parent directory is made with mode 0755.
-    Raises StoreUnavailable: class operator, codes ``socket-path-too-long``, ``socket-path-taken``; class
-    retry, code ``socket-unavailable``.
+    Raises StoreUnavailable: class operator, code ``socket-path-taken``; class retry, code
+    ``socket-unavailable`` (also for a path that is too long; ``paths.py`` says that before, and better).
     """
-    length = len(os.fsencode(path))
-    if length > SOCKET_PATH_BYTES:
-        raise StoreUnavailable(
-            f"the socket path {path} has {length} bytes, a Unix socket path holds {SOCKET_PATH_BYTES}",
-            code="socket-path-too-long",
-            failure_class="operator",
-        )
     # No longer than the path itself, which may be at the limit. One name, so a crash leaves one file.
     temporary = path[:-1] + ("~" if path[-1:] != "~" else "#")
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -110,14 +110,6 @@ def spki_sha256_of_key(key_pem: bytes) -> str:
     return _spki_sha256(_load_key(key_pem).public_key())
 
 
-def pair_matches(chain_pem: bytes, key_pem: bytes) -> bool:
-    """Whether the leaf certifies this key. Anything unreadable does not match."""
-    try:
-        return facts(chain_pem).spki_sha256 == spki_sha256_of_key(key_pem)
-    except CertificateRejected:
-        return False
-
-
 # --- chains ------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,13 @@ from adapters.fakes.journal import MemoryJournal
 from adapters.fakes.peer import Asked, no
 from adapters.fakes.store import MemoryStore
 from adapters.runtime import Opened, Ports, Runtime
-from statemachine.events import RenewRequested, ReprovisionRequested, ShutdownRequested, Started
+from statemachine.events import (
+    ClockObserved,
+    RenewRequested,
+    ReprovisionRequested,
+    ShutdownRequested,
+    Started,
+)
 from statemachine.journal import Header, Record, decode_line, head_lines, read, sequence_of
 from statemachine.machine import RULES_REVISION, decide
 from statemachine.replay import Outcome, replay_files, restore
@@ -36,6 +42,13 @@ YEAR = 365 * DAY
 POLICY = PolicySettings(
     registration_id="device-1", endpoint="https://dps.example", scope_id="0ne0", attestation="symmetric_key"
 )
+RENEW = RenewRequested(uid=0)
+OBSERVED = ClockObserved(kernel_synchronised=True)
+"An event that changes next to nothing."
+
+
+def sequence_of_effect(effect_id: str) -> int:
+    return int(effect_id.split(".")[1])
 
 
 def simulate(scenario: Callable[[], Awaitable[T]]) -> T:
@@ -292,7 +305,7 @@ async def _cloud_says_no(device: Simulated, runtime: Runtime, chance: random.Ran
 
 async def _command(device: Simulated, runtime: Runtime, chance: random.Random) -> None:
     with suppress(StoreUnavailable):
-        await runtime.command(chance.choice([RenewRequested(uid=0), ReprovisionRequested(uid=0)]))
+        await runtime.command(chance.choice([RENEW, ReprovisionRequested(uid=0)]))
 
 
 async def _calm(device: Simulated, runtime: Runtime, chance: random.Random) -> None:

@@ -5,6 +5,7 @@ import logging
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
 from adapters.driving.certd_api import certd_handler
 from adapters.errors import StoreUnavailable
@@ -22,7 +23,7 @@ class Certificates:
     def __init__(self):
         self.asked = []
 
-    def read_certificate(self, certificate_id):
+    async def read_certificate(self, certificate_id):
         self.asked.append(certificate_id)
         if certificate_id == "damaged":
             raise StoreUnavailable("cannot read /secret/place", code="store-unreadable")
@@ -129,6 +130,31 @@ def test_a_long_id_never_reaches_the_store():
         {"message": NOT_FOUND},
     )
     assert certificates.asked == ["x" * 1024]
+
+
+def test_a_card_that_hangs_is_answered_for(caplog):
+    """And a client that asks for what is there is not kept waiting by one who asked for what hangs."""
+
+    class Hanging(Certificates):
+        async def read_certificate(self, certificate_id):
+            if certificate_id == "hangs":
+                await trio.sleep_forever()
+            return await super().read_certificate(certificate_id)
+
+    async def main():
+        handle = certd_handler(Hanging())
+        answers = []
+
+        async def ask(target):
+            answers.append((await handle(Request("GET", target))).status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, f"/hangs?{V}")
+            nursery.start_soon(ask, f"/empty?{V}")
+        return answers
+
+    assert trio.run(main, clock=MockClock(autojump_threshold=0)) == [200, 500]
+    assert "'hangs' cannot be read" in caplog.text
 
 
 def test_the_log_knows_more_than_the_client(caplog):

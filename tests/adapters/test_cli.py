@@ -1,5 +1,6 @@
 """The command line as people type it, against a real socket: what is printed, where, with which status."""
 
+import errno
 import io
 import os
 import signal
@@ -456,6 +457,19 @@ def test_the_habits_people_have(run, entry):
     assert err == f"{entry.__name__}: {told}\n"
 
 
+def test_ctrl_c_while_waiting_says_that_it_goes_on(run, monkeypatch):
+    machine = Machine()
+    course(machine, ("renew-requested", "Renewing", "Staging"))
+    machine.before_stored = machine.end
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control_client.time, "sleep", interrupt)
+    status, _, err = run(machine, "renew")
+    assert (status, err) == (130, "no longer waiting: renew goes on, `identityd status` tells how\n")
+
+
 # --- watch -------------------------------------------------------------------------------------------
 
 
@@ -617,16 +631,35 @@ def test_journals_that_are_not_there(command, tmp_path, capsys):
     assert "cannot read /no/such/file: No such file" in capsys.readouterr().err
 
 
-def test_show_of_garbage(tmp_path, capsys):
-    (tmp_path / "g").write_bytes(b"\x00\xff\n")
+@pytest.mark.parametrize("garbage", [b"\x00\xff\n", b"\x00\xff"])
+def test_show_of_garbage(garbage, tmp_path, capsys):
+    (tmp_path / "g").write_bytes(garbage)
     assert identityd(["journal", "show", str(tmp_path / "g")]) == 2
     assert "/g, line 1, is not a journal line" in capsys.readouterr().err
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(journal, capsys):
+    journal.write_bytes(journal.read_bytes()[:-10])
+    assert identityd(["journal", "show", str(journal)]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert said.err == f"identityd: {journal}: its last line is cut off, and left out\n"
+
+
+def test_a_journal_of_somebody_else(tmp_path, monkeypatch, capsys):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.listdir", refused)
+    assert identityd(["replay", "--root", str(tmp_path)]) == 2
+    assert "Permission denied; use sudo" in capsys.readouterr().err
 
 
 # --- the stand-in cloud ------------------------------------------------------------------------------
 
 
-def test_cloud(monkeypatch, capsys):
+@pytest.mark.parametrize("matches", [True, False])
+def test_cloud(matches, monkeypatch, capsys):
     seen = []
 
     async def run_cloud(options, *, on_listening):
@@ -637,7 +670,7 @@ def test_cloud(monkeypatch, capsys):
                 ca_file="/r/ca",
                 config="/r/c",
                 config_written=True,
-                config_matches=True,
+                config_matches=matches,
             )
         )
         os.kill(os.getpid(), signal.SIGTERM)
@@ -647,7 +680,9 @@ def test_cloud(monkeypatch, capsys):
     numbers = ["--port", "8443", "--cert-lifetime", "60", "--retry-after", "0", "--assigning", "2"]
     words = ["--no-identity-certs", "--api-version", "2019-03-31"]
     assert identityd(["cloud", "--root", "/r", *numbers, *words]) == 0
-    assert msgspec.json.decode(capsys.readouterr().out)["endpoint"] == "https://localhost:1"
+    said = capsys.readouterr()
+    assert msgspec.json.decode(said.out)["endpoint"] == "https://localhost:1"
+    assert ("/r/c names another cloud" in said.err) is not matches
     assert seen == [
         CloudOptions(
             root="/r",
@@ -801,6 +836,59 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     with open(write, "wb") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    command = [sys.executable, "-m", "adapters", "diagram", "--json"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    told = b"identityd: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_other_errors_are_not_taken_for_the_outputs(monkeypatch):
+    def failing(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+    monkeypatch.setattr("adapters.cli.diagram.main", failing)
+    with pytest.raises(OSError, match="/some/file"):
+        identityd(["diagram"])
+
+
+def test_output_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert identityd(["diagram"]) == 0
+    sys.stdout.close()
+
+
+def test_ctrl_c_at_the_very_start(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adapters.__main__.parser_for", interrupted)
+    assert identityd([]) == 130
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(KeyboardInterrupt(), KeyboardInterrupt), (ValueError(), ExceptionGroup)]
+)
+def test_ctrl_c_while_the_service_starts(raised, seen, tmp_path, monkeypatch):
+    from adapters import service
+
+    async def serving(*_):
+        raise BaseExceptionGroup("", [raised])
+
+    (tmp_path / "etc/aziot").mkdir(parents=True)
+    (tmp_path / "etc/aziot/config.toml").write_text('[provisioning]\nsource = "none"\n')
+    monkeypatch.setattr(service, "_serve", serving)
+    with pytest.raises(seen):
+        service.main(root=str(tmp_path))
+
+
+def test_a_sequence_has_no_largest_for_people(capsys):
+    with pytest.raises(SystemExit):
+        identityd(["watch", "--from", "x"])
+    assert "a number of 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

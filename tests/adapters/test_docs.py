@@ -16,7 +16,6 @@ from docs import generate
 from docs.reading import ROOT, failure_codes, read
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-BY_HAND = [page for page in PAGES if page.parent.name != "reference"]
 PROGRAMS: dict[str, Sequence[Command]] = {
     "identityd": IDENTITYD,
     "aziotctl": AZIOTCTL,

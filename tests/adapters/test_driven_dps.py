@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import socket
+import threading
 
 import msgspec
 import pytest
@@ -87,7 +88,10 @@ class Clock:
 
 
 class Staged:
+    """As the store does, it reads a file: never on the thread that serves the sockets."""
+
     def csr_der(self, generation):
+        assert threading.current_thread() is not threading.main_thread()
         if generation != 3:
             raise StoreUnavailable("no such key", code="key-missing", failure_class="new_key")
         return base64.b64decode(CSR)
@@ -622,6 +626,7 @@ def test_a_refused_onboarding_certificate():
 def test_a_credential_that_cannot_be_used(settings, code):
     (event,), peer = ask(replies(state()), submit(), **settings)
     assert (event.code, event.failure_class) == (code, "operator")
+    assert event.unsent == (code == "credential-unreadable"), "what never was a request costs no budget"
     assert not peer.connections
 
 
@@ -637,6 +642,7 @@ def test_without_dps():
 def test_a_staged_key_that_is_gone():
     (event,), peer = ask(replies(state()), submit(generation=4))
     assert (event.code, event.failure_class) == ("key-missing", "new_key")
+    assert event.unsent
     assert not peer.connections
 
 

@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import struct
+import threading
 from urllib.parse import quote
 
 import pytest
@@ -66,7 +67,10 @@ class Clock:
 
 
 class Staged:
+    """As the store does, it reads a file: never on the thread that serves the sockets."""
+
     def key_path(self, generation):
+        assert threading.current_thread() is not threading.main_thread()
         return f"generation-{generation}.key"
 
 

@@ -32,6 +32,7 @@ ARROWS: dict[str, Arrow] = {
     "adapters.ports": Arrow(ours=("statemachine",), others=("msgspec", "trio")),
     "adapters.config": Arrow(
         ours=(
+            "adapters.config_forms",
             "adapters.config_rules",
             "adapters.config_settings",
             "adapters.durable",
@@ -76,7 +77,9 @@ ARROWS: dict[str, Arrow] = {
     "adapters.restore": Arrow(
         ours=("adapters.driven.journal_file", "adapters.errors", "statemachine"), others=("msgspec",)
     ),
-    "adapters.watched": Arrow(ours=("adapters.errors", "adapters.ports", "adapters.runtime", "statemachine")),
+    "adapters.watched": Arrow(
+        ours=("adapters.errors", "adapters.ports", "adapters.runtime", "statemachine"), others=("trio",)
+    ),
     "adapters.service": Arrow(
         ours=(
             "adapters.config",
@@ -111,7 +114,9 @@ ARROWS: dict[str, Arrow] = {
     ),
     "adapters.__main__": Arrow(ours=("adapters.cli", "adapters.errors")),
 }
-ARROWS |= dict.fromkeys(("adapters.config_rules", "adapters.config_settings"), ARROWS["adapters.config"])
+ARROWS |= dict.fromkeys(
+    ("adapters.config_forms", "adapters.config_rules", "adapters.config_settings"), ARROWS["adapters.config"]
+)
 
 IMPURE = frozenset(
     (

@@ -96,6 +96,12 @@ def test_what_cannot_be_locked_is_told(tmp_path):
     assert pathlib.Path("/etc/hostname").exists()
 
 
+def test_a_directory_that_cannot_be_made_is_told_with_its_reason(tmp_path):
+    with Disk(fail_at=1, error=errno.EACCES, lasting=True), pytest.raises(StoreUnavailable) as caught:
+        InstanceLock(str(tmp_path / "below")).acquire()
+    assert caught.value.code == "permission"
+
+
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def failing(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

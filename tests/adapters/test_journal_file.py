@@ -82,7 +82,7 @@ def test_lines_are_stored_as_they_are_and_found_again(home):
     journal.close()
     journal = opened(home)
     trio.run(journal.append, record(4))
-    assert [segment.content for segment in journal.read_all()] == [everything + record(4)]
+    assert [segment.content for segment in journal.read_newest(10)] == [everything + record(4)]
     assert lines_from(journal, 3) == [record(3), record(4)]
     assert lines_from(journal, 0) == list(map(record, range(1, 5)))
     assert lines_from(journal, 9) == []
@@ -296,7 +296,7 @@ def test_files_that_are_no_journal_are_told_and_can_be_set_aside(home, tmp_path)
     pathlib.Path(home, "journal-000000000001.jsonl.bak").touch()
 
     journal = open_journal(home, sequence_of)
-    first, second = journal.read_all()
+    first, second = journal.read_newest(10)
     assert (first.path, first.content) == (closed, b"")
     assert "not a plain file" in first.problem
     assert "symbolic links" in second.problem
@@ -315,7 +315,7 @@ def test_a_huge_file_is_not_read(home, monkeypatch):
     monkeypatch.setattr(journal_file, "MAX_FILE_BYTES", 10_000)
     journal = opened(home)
     journal.append_now(record(1, 20_000))
-    assert "larger than 10000 bytes" in journal.read_all()[0].problem
+    assert "larger than 10000 bytes" in journal.read_newest(10)[0].problem
 
 
 def test_garbage_between_records_is_passed_over_by_readers(home):

@@ -1,5 +1,7 @@
 """The configured credential as it lies in its files."""
 
+import os
+
 import pytest
 import trustme
 from cryptography import x509
@@ -28,6 +30,8 @@ def files(tmp_path, monkeypatch):
     NAMELESS.cert_chain_pems[0].write_to_path("nameless.pem")
     (tmp_path / "key").write_bytes(KEY)
     (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "link").symlink_to("key")
+    os.mkfifo("fifo")  # nobody writes to it: opening it for reading would wait for ever
     (tmp_path / "huge").write_bytes(b"x" * (onboarding.MAX_FILE_BYTES + 1))
 
 
@@ -41,7 +45,10 @@ def configured(attestation, registration_id=None):
     return Configuration(provisioning=provisioning, tls=TlsSettings(ca_file="ca.pem"))
 
 
-@pytest.mark.parametrize("source", [SymmetricKeySource(value=KEY), SymmetricKeySource(path="key")])
+@pytest.mark.parametrize(
+    "source",
+    [SymmetricKeySource(value=KEY), SymmetricKeySource(path="key"), SymmetricKeySource(path="link")],
+)
 def test_a_symmetric_key_is_its_bytes(source):
     credential = onboarding.load_credential(configured(source, "Dev-1"))
     assert (credential.symmetric_key, credential.registration_id) == (KEY, "Dev-1")
@@ -67,6 +74,7 @@ def test_a_certificate_names_the_device_unless_configured(configured_id, expecte
         (SymmetricKeySource(path="."), "credential-unreadable"),
         (SymmetricKeySource(path="a\0b"), "credential-unreadable"),
         (SymmetricKeySource(path="huge"), "credential-unreadable"),
+        (SymmetricKeySource(path="fifo"), "credential-unreadable"),
         (SymmetricKeySource(path="empty"), "credential-unusable"),
         (SymmetricKeySource(value=b""), "credential-unusable"),
         (X509Source(certificate_path="gone", key_path="k"), "credential-unreadable"),

@@ -20,7 +20,6 @@ def test_the_documented_directories():
     assert found.keyd_home == "/var/lib/aziot/keyd"
     assert found.journal == "/var/lib/aziot/identityd/journal.jsonl"
     assert found.last_good_config == "/var/lib/aziot/identityd/last-good.toml"
-    assert found.config_dir("certd") == "/etc/aziot/certd/config.d"
 
 
 @pytest.mark.parametrize(

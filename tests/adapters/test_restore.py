@@ -5,7 +5,7 @@ import os
 import pytest
 from msgspec import structs
 
-from adapters.driven.journal_file import ACTIVE, open_journal
+from adapters.driven.journal_file import ACTIVE, JournalFile, open_journal
 from adapters.errors import StoreUnavailable
 from adapters.restore import GAP, restore_history
 from statemachine.journal import (
@@ -315,6 +315,23 @@ def test_missing_although_there_are_closed_files(tmp_path):
     assert result.snapshot.epoch > 1
     goes_on(result, journal, GAP + 1)
     assert (tmp_path / "journal-000000000001.jsonl").read_bytes() == b"".join(lines_of())
+
+
+def test_a_start_reads_no_more_history_than_it_relies_on(tmp_path, monkeypatch):
+    """What is kept may be larger than memory."""
+    put(tmp_path, lines_of())
+    for first in (1, 100, 200):
+        put(tmp_path, b"x", f"journal-{first:012d}.jsonl")
+    opened = []
+
+    def read_and_note(journal, path, read=JournalFile.read):
+        opened.append(os.path.basename(path))
+        return read(journal, path)
+
+    monkeypatch.setattr(JournalFile, "read", read_and_note)
+    found, _ = restored(tmp_path)
+    assert found.notes == ()
+    assert set(opened) == {"journal-000000000200.jsonl", ACTIVE}
 
 
 @pytest.mark.parametrize("closed", [False, True])

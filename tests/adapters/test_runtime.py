@@ -30,29 +30,21 @@ from statemachine.events import (
 from statemachine.journal import Record, decode_line
 from statemachine.states import Phase, State
 from tests.adapters.simulated import (
+    OBSERVED,
+    RENEW,
     SECOND,
     Simulated,
     at,
     ended,
     rests_in,
+    sequence_of_effect,
     simulate,
     stopped,
     until,
     until_provisioned,
 )
 
-RENEW = RenewRequested(uid=0)
-OBSERVED = ClockObserved(kernel_synchronised=True)
-"An event that changes next to nothing."
-
-
-def sequence_of_effect(effect_id):
-    return int(effect_id.split(".")[1])
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog):
-    caplog.set_level(logging.CRITICAL, logger="identityd")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 # --- order -------------------------------------------------------------------------------------------
@@ -222,6 +214,23 @@ def test_a_command_whose_own_record_cannot_be_written_is_not_taken():
             # The next thing that happens finds the journal well again.
             runtime.post(OBSERVED)
             await until(runtime, lambda snapshot: snapshot.sequence == before.sequence + 1)
+            assert not runtime.status().degraded
+
+    simulate(scenario)
+
+
+def test_a_command_repeated_once_the_disk_is_repaired_is_taken():
+    """Nothing else happens meanwhile: a provisioned device rests for weeks."""
+    device = Simulated()
+
+    async def scenario():
+        async with device.running() as runtime:
+            await until_provisioned(runtime)
+            device.journal.fail(2)
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match="told to fail"):
+                    await runtime.command(RENEW)
+            assert (await runtime.command(RENEW)).verdict == "taken"
             assert not runtime.status().degraded
 
     simulate(scenario)

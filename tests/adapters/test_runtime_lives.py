@@ -1,6 +1,5 @@
 """The runtime over a device's life: restarts, shutdown, a history that cannot be opened, rotation, years."""
 
-import logging
 import math
 import random
 from itertools import pairwise
@@ -16,7 +15,6 @@ from statemachine.effects import (
     SubmitRegistration,
 )
 from statemachine.events import (
-    ClockObserved,
     RenewRequested,
     ReprovisionRequested,
     RulesChanged,
@@ -28,6 +26,8 @@ from statemachine.states import Phase, State
 from tests.adapters.simulated import (
     DAY,
     HOUR,
+    OBSERVED,
+    RENEW,
     SECOND,
     T0,
     Simulated,
@@ -40,18 +40,7 @@ from tests.adapters.simulated import (
     until_provisioned,
 )
 
-RENEW = RenewRequested(uid=0)
-OBSERVED = ClockObserved(kernel_synchronised=True)
-"An event that changes next to nothing."
-
-
-def sequence_of_effect(effect_id):
-    return int(effect_id.split(".")[1])
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog):
-    caplog.set_level(logging.CRITICAL, logger="identityd")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 # --- restarts ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import datetime
 import itertools
 import json
 import os
+import socket
 import stat
 import time
 
@@ -493,25 +494,36 @@ def test_a_restart_is_the_same_cloud(tmp_path):
     assert list(modes.values()) == [0o644, 0o600, 0o600, 0o600]
 
 
+async def listening(device):
+    return device.listening
+
+
 def test_a_port_that_is_taken_is_replaced_and_said_so(tmp_path):
-    async def first(device):
-        heard, told = trio.open_memory_channel(1)
-        async with trio.open_nursery() as nursery:
+    one = run(listening, tmp_path)
+    port = int(one.endpoint.rpartition(":")[2])
 
-            async def cloud():
-                await run_cloud(CloudOptions(root=str(tmp_path)), on_listening=heard.send_nowait)
-
-            nursery.start_soon(cloud)
-            other = await told.receive()
-            nursery.cancel_scope.cancel()
-        port = int(device.endpoint.rpartition(":")[2])
+    async def wanted():
         with pytest.raises(CloudError, match="cannot listen on port"):
             await run_cloud(CloudOptions(root=str(tmp_path / "x"), port=port), on_listening=print)
-        return device.listening, other
 
-    one, other = run(first, tmp_path)
+    with socket.create_server(("127.0.0.1", port)):
+        trio.run(wanted)
+        other = run(listening, tmp_path)
     assert one.endpoint != other.endpoint
     assert other.config_matches is False
+
+
+def test_a_second_cloud_leaves_the_first_its_port(tmp_path):
+    port = tmp_path / "cloud" / "port"
+
+    async def second(device):
+        before = port.read_bytes()
+        with pytest.raises(CloudError, match="in use by another stand-in cloud; stop it first"):
+            await run_cloud(CloudOptions(root=str(tmp_path)), on_listening=print)
+        return before
+
+    assert run(second, tmp_path) == port.read_bytes()
+    assert run(listening, tmp_path).config_matches
 
 
 def test_the_configuration_is_the_originals(tmp_path):
@@ -624,6 +636,20 @@ def test_what_cannot_run_says_why(tmp_path, options, why):
     async def main():
         with pytest.raises(CloudError, match=why):
             await run_cloud(CloudOptions(**{"root": str(tmp_path), **options}), on_listening=listening)
+
+    trio.run(main)
+
+
+def test_files_that_are_no_use_say_why(tmp_path):
+    (tmp_path / "file").touch()
+
+    async def main():
+        for options, why in (
+            ({"root": str(tmp_path / "file")}, "file/cloud.* cannot be used: Not a directory$"),
+            ({"bundle": str(tmp_path / "file")}, "file is not a PEM file of certificates"),
+        ):
+            with pytest.raises(CloudError, match=why):
+                await run_cloud(CloudOptions(**{"root": str(tmp_path), **options}), on_listening=print)
 
     trio.run(main)
 

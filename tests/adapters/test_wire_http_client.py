@@ -16,6 +16,8 @@ import trustme
 from adapters.errors import AdapterError
 from adapters.wire import http_client as wire
 from adapters.wire.http_client import HttpAnswer, HttpsClient, TlsOptions
+from adapters.wire.http_date import parse_http_date
+from adapters.wire.proxies import proxy_for
 from tests.adapters.tls_peer import Peer, http, replies, server_context, tunnel_to
 
 CA = trustme.CA()
@@ -501,6 +503,21 @@ def test_a_proxy_that_opens_no_tunnel(status, failure_class):
     assert "hush" not in str(error)
 
 
+def test_a_proxy_that_is_not_there_is_what_could_not_be_reached():
+    async def main():
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        await listener.aclose()
+        client = HttpsClient(PLAIN, environ={"HTTPS_PROXY": f"http://u:hush@127.0.0.1:{port}"})
+        with pytest.raises(AdapterError) as caught:
+            await client.request("GET", "https://hub.test/x", timeout_s=5)
+        return caught.value
+
+    error = trio.run(main)
+    assert error.code == "unreachable"
+    assert error.message == "cannot connect to the proxy on the way to hub.test: Connection refused"
+
+
 def test_loopback_never_goes_to_a_proxy():
     environ = {"HTTPS_PROXY": f"http://127.0.0.1:{closed_port()}"}
     (answer,), _ = ask(replies(http(200)), environ=environ)
@@ -539,7 +556,7 @@ def test_loopback_never_goes_to_a_proxy():
 )
 def test_no_proxy(host, no_proxy, direct):
     environ = {"HTTPS_PROXY": "http://p.test", "no_proxy": no_proxy}
-    assert (wire.proxy_for(host, 443, environ) is None) == direct
+    assert (proxy_for(host, 443, environ) is None) == direct
 
 
 @pytest.mark.parametrize(
@@ -553,20 +570,20 @@ def test_no_proxy(host, no_proxy, direct):
     ],
 )
 def test_proxy_variables(environ, url):
-    proxy = wire.proxy_for("hub.test", 443, environ)
+    proxy = proxy_for("hub.test", 443, environ)
     assert (proxy and proxy.url) == url
 
 
 @pytest.mark.parametrize("text", ["socks5://p", "http://", "http://u:hush@p:x", "http://u:hush@é"])
 def test_unusable_proxies(text):
     with pytest.raises(AdapterError) as caught:
-        wire.proxy_for("hub.test", 443, {"HTTPS_PROXY": text})
+        proxy_for("hub.test", 443, {"HTTPS_PROXY": text})
     assert (caught.value.code, caught.value.failure_class) == ("proxy-invalid", "operator")
     assert "hush" not in str(caught.value)
 
 
 def test_proxy_credentials_are_not_printed():
-    proxy = wire.proxy_for("hub.test", 443, {"HTTPS_PROXY": "http://u:hush@p.test"})
+    proxy = proxy_for("hub.test", 443, {"HTTPS_PROXY": "http://u:hush@p.test"})
     assert proxy.credentials == (b"u", b"hush")
     assert "hush" not in repr(proxy)
 
@@ -608,4 +625,4 @@ def test_retry_after(headers, expected):
     ],
 )
 def test_http_dates(text, expected):
-    assert wire.parse_http_date(text) == expected
+    assert parse_http_date(text) == expected

@@ -191,12 +191,11 @@ def test_bad_bundles(pems):
 
 
 def test_pairs():
-    assert wire.pair_matches(pem(LEAF), KEY_PEM)
-    assert not wire.pair_matches(pem(MIDDLE.certificate), KEY_PEM)
-    assert not wire.pair_matches(b"", KEY_PEM)
-    assert not wire.pair_matches(pem(LEAF), b"")
+    assert wire.facts(pem(LEAF)).spki_sha256 == wire.spki_sha256_of_key(KEY_PEM)
+    assert wire.facts(pem(MIDDLE.certificate)).spki_sha256 != wire.spki_sha256_of_key(KEY_PEM)
     trusted = trustme.CA().issue_cert("x.test")
-    assert wire.pair_matches(trusted.cert_chain_pems[0].bytes(), trusted.private_key_pem.bytes())
+    chain, key = trusted.cert_chain_pems[0].bytes(), trusted.private_key_pem.bytes()
+    assert wire.facts(chain).spki_sha256 == wire.spki_sha256_of_key(key)
 
 
 def with_version(number):

@@ -155,7 +155,7 @@ def test_files_come_in_order_and_once():
     content = b"".join(lines_of(provisioned()))
     outcome = replay_files([("a", content), ("a", content)])
     assert not outcome.equal
-    assert outcome.unreadable.startswith("a: begins with record 1, but the file before it ends with record")
+    assert outcome.unreadable.startswith("a: begins with record 1, but the file before ends with record")
 
 
 # --- rules evolve ------------------------------------------------------------------------------------

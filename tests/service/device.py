@@ -4,7 +4,6 @@ Nothing here sleeps. A test waits for a line: of a process's log, of ``/v1/event
 wait is bounded by ``WITHIN_S``, far more than a busy machine needs, and says what it saw when it ends badly.
 """
 
-import base64
 import contextlib
 import glob
 import http.client
@@ -523,11 +522,6 @@ def wishes(kind: str) -> Callable[[Json], bool]:
 
 def effects_of(records: list[Json], kind: str) -> list[Json]:
     return [effect for record in records for effect in record["effects"] if effect["type"] == kind]
-
-
-def journal_pem(text: str) -> bytes:
-    """Bytes travel as base64 in the journal."""
-    return base64.b64decode(text)
 
 
 def hang_up(number: Process) -> None:
