@@ -37,6 +37,8 @@ class AdapterError(Exception):
         self.failure_class: FailureClass = failure_class
         self.retry_after_ms = retry_after_ms
         self.tracking_id = bounded(tracking_id, 80) if tracking_id else None
+        self.unsent = False
+        "Set by the client: the peer saw nothing of the request."
 
 
 class PeerUnreachable(AdapterError):

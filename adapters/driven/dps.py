@@ -6,7 +6,7 @@ from typing import NoReturn
 import trio
 from msgspec import Struct, structs
 
-from adapters.driven.exchange import never_sent, with_retries
+from adapters.driven.exchange import with_retries
 from adapters.driven.onboarding import (
     TOKEN_LIFE_S,
     OnboardingCredential,
@@ -113,7 +113,7 @@ class DpsRegistrar:
             )
         except AdapterError as exc:
             await self.aclose()
-            return _failed(effect_id, exc, date, unsent=never_sent(exc))
+            return _failed(effect_id, exc, date, unsent=exc.unsent)
 
     async def poll(
         self, effect_id: str, effect: PollRegistration
@@ -153,7 +153,7 @@ class DpsRegistrar:
             return final
         except AdapterError as exc:
             await self.aclose()
-            return _failed(effect_id, exc, date, unsent=never_sent(exc))
+            return _failed(effect_id, exc, date, unsent=exc.unsent)
 
     async def aclose(self) -> None:
         """Close the connection to DPS and forget its trust roots until they are needed again.

@@ -19,16 +19,9 @@ async def with_retries(send: Send, retries: int) -> HttpAnswer:
         try:
             return await send()
         except AdapterError as exc:
-            if never_sent(exc):
-                if left == 0:
-                    raise sent or exc from exc.__cause__
-                continue
-            if left == 0 or not (isinstance(exc, PeerUnreachable) or exc.code == "connection-broken"):
-                raise
-            sent = exc
+            repeatable = isinstance(exc, PeerUnreachable) or exc.code == "connection-broken"
+            if not exc.unsent:
+                sent = exc
+            if left == 0 or not repeatable:
+                raise sent or exc from exc.__cause__
     raise AssertionError("the last try returns or raises")
-
-
-def never_sent(exc: AdapterError) -> bool:
-    """No connection came about, so the peer saw nothing of the request."""
-    return isinstance(exc, PeerUnreachable) and exc.code != "timeout"

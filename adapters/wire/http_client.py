@@ -299,10 +299,15 @@ class HttpsClient:
                 finally:
                     if fresh:
                         await _close(pool)
+        except AdapterError as exc:
+            exc.unsent = not progress.sent
+            raise
         except trio.TooSlowError as exc:
             if not progress.sent:
                 message = f"no connection to {progress.whom} within {timeout_s:g} s"
-                raise PeerUnreachable(message, code="unreachable") from exc
+                unreachable = PeerUnreachable(message, code="unreachable")
+                unreachable.unsent = True
+                raise unreachable from exc
             raise PeerUnreachable(f"no answer from {host} within {timeout_s:g} s", code="timeout") from exc
 
     async def aclose(self) -> None:
