@@ -34,12 +34,13 @@ MAX_BUNDLE_BYTES = 1024 * 1024
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"What ``cryptography`` says of a certificate it cannot read; the last four are no ValueErrors."
+"What ``cryptography`` says of a certificate it cannot read; only the first is an error of values."
 _RSA_BITS = {"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import CertificateRejected
@@ -227,6 +227,7 @@ def leaf_der():
 @pytest.mark.filterwarnings("ignore:Parsed a serial:cryptography.utils.CryptographyDeprecationWarning")
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 10_000), st.integers(1, 255))
+@example(90, 15).via("a CN of type BIT STRING, which the library answers with a TypeError")
 def test_a_damaged_certificate_is_facts_or_a_rejection(position, flip):
     der = bytearray(leaf_der())
     der[position % len(der)] ^= flip
