@@ -218,9 +218,10 @@ LOSSES = [lose_the_certificate, lose_the_key, lose_everything, another_key]
 
 @pytest.mark.parametrize("lose", LOSSES)
 def test_a_credential_lost_while_it_was_down_is_got_again(device, lose):
+    last = device.records()[-1]["sequence"]
     lose(device)
     device.start()
-    started = device.until_record(event_is("started"), device.records()[-1]["sequence"])
+    started = device.until_record(event_is("started"), last + 1)
     assert started["state"] == "Reprovisioning"
     device.until_provisioned()
     assert device.pair().generation >= 1

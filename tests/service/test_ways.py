@@ -76,7 +76,7 @@ def test_an_onboarding_certificate_that_cannot_be_read_changes_nothing(make, clo
     hang_up(device.process)
     changed = device.until_record(event_is("configuration-changed"))
     assert changed["state"] == "Provisioned"
-    assert "onboarding credential: cannot read" in device.process.log
+    device.process.until_line("onboarding credential: cannot read")
     certificate.write_bytes(content)
     hang_up(device.process)
     changed = device.until_record(event_is("configuration-changed"), changed["sequence"] + 1)
