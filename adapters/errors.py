@@ -61,6 +61,19 @@ class StoreUnavailable(AdapterError):
     """A file could not be read or written: disk full, read-only, permissions."""
 
 
+class RequestRefused(AdapterError):
+    """A local caller asked for what cannot be done; nothing was changed. Class operator."""
+
+    def __init__(self, message: str, *, code: str, parameter: str | None = None) -> None:
+        super().__init__(message, code=code, failure_class="operator")
+        self.parameter = parameter
+        "The original's name of the parameter that is wrong, when it names one."
+
+
+class NotProvisioned(AdapterError):
+    """There is no device identity that could be used. The message says why and what happens next."""
+
+
 class ConfigurationInvalid(Exception):
     """``config.toml`` cannot be used. ``problems`` holds every mistake found, one line each."""
 

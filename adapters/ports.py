@@ -6,7 +6,7 @@ is a ``…Failed`` event with its class and code. All are safe to call again wit
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 from msgspec import Struct
@@ -38,6 +38,7 @@ from statemachine.events import (
     RegistrationFailed,
     RegistrationPending,
 )
+from statemachine.settings import LocalAttributes
 from statemachine.status import Status
 
 Post = Callable[[AnyEvent], None]
@@ -161,6 +162,167 @@ class CertificateReader(Protocol):
 
     async def read_certificate(self, certificate_id: str) -> bytes | None:
         """PEM, or None when nothing is filed. Raises StoreUnavailable. Gives up its wait when cancelled."""
+
+
+# --- keys, certificates and identities that people and programs ask for ------------------------------
+
+KeyUsage = Literal["derive", "encrypt", "sign"]
+PublicParameter = Literal["algorithm", "ec-curve-oid", "ec-point", "rsa-modulus", "rsa-exponent"]
+
+
+class Ecdsa(Struct, frozen=True):
+    """ECDSA over a digest that the caller made."""
+
+    digest: bytes
+
+
+class HmacSha256(Struct, frozen=True):
+    """HMAC-SHA256 over the message itself."""
+
+    message: bytes
+
+
+class Aead(Struct, frozen=True):
+    """AES-256-GCM."""
+
+    iv: bytes
+    aad: bytes
+
+
+class RsaPkcs1(Struct, frozen=True):
+    """The private-key operation with PKCS#1 v1.5 type 1 padding (RFC 8017 section 9.2)."""
+
+
+class RsaNoPadding(Struct, frozen=True):
+    """The bare private-key operation over a block of the modulus's size."""
+
+
+class KeyService(Protocol):
+    """keyd: keys by id, used by handle. A handle is a bearer capability (services.md §5).
+
+    All raise RequestRefused (bad id, handle, parameter or mechanism; code ``not-found`` when there is no
+    such key) and StoreUnavailable; both leave the stores as they were.
+    """
+
+    async def create_key(self, key_id: str, usage: Sequence[KeyUsage], material: bytes | None) -> str:
+        """The handle of a symmetric key: made when absent, or imported over what is there."""
+
+    async def load_key(self, key_id: str) -> str: ...
+
+    async def create_key_pair(self, key_id: str, algorithms: str | None) -> str:
+        """The handle of a key pair, made when absent. ``algorithms`` is a list like `ec-p256:rsa-4096:*`."""
+
+    async def load_key_pair(self, key_id: str) -> str: ...
+
+    async def move_key_pair(self, source: str, target: str) -> None:
+        """Replaces the target."""
+
+    async def delete_key(self, handle: str) -> None:
+        """A key that is gone is fine."""
+
+    async def delete_key_pair(self, handle: str) -> None:
+        """A key pair that is gone is fine."""
+
+    async def derive_key(self, handle: str, data: bytes) -> str:
+        """The handle of HMAC-SHA256(key, data); nothing is stored."""
+
+    async def export_derived_key(self, handle: str) -> bytes: ...
+
+    async def public_parameter(self, handle: str, name: str) -> str:
+        """Of a key pair, as the wire writes it; ``name`` should be a PublicParameter."""
+
+    async def sign(self, handle: str, mechanism: Ecdsa | HmacSha256) -> bytes: ...
+
+    async def encrypt(
+        self, handle: str, mechanism: Aead | RsaPkcs1 | RsaNoPadding, plaintext: bytes
+    ) -> bytes: ...
+
+    async def decrypt(
+        self, handle: str, mechanism: Aead | RsaPkcs1 | RsaNoPadding, ciphertext: bytes
+    ) -> bytes: ...
+
+    def key_id_of(self, handle: str) -> str:
+        """The id behind a valid handle; of the base key for a derived one."""
+
+
+class Issuer(Struct, frozen=True, kw_only=True):
+    """What a caller of certd signs with: a certificate by id, and a handle of its key."""
+
+    certificate_id: str
+    key_handle: str
+
+
+class CertificateService(CertificateReader, Protocol):
+    """certd: certificates by id. Raises RequestRefused (nothing changed) and StoreUnavailable."""
+
+    async def create_certificate(self, certificate_id: str, csr_pem: str, issuer: Issuer | None) -> bytes:
+        """Issued, stored and returned as PEM, leaf first, followed by the issuer's chain."""
+
+    async def import_certificate(self, certificate_id: str, pem: str) -> None:
+        """At least one certificate, and every block parses; stored as it is."""
+
+    async def delete_certificate(self, certificate_id: str) -> None:
+        """One that is gone is fine."""
+
+
+class Authentication(Struct, frozen=True, kw_only=True):
+    """With what an identity proves itself to the hub."""
+
+    type: Literal["sas", "x509"]
+    key_handle: str
+    certificate_id: str | None = None
+    "x509 only."
+
+
+class HubIdentity(Struct, frozen=True, kw_only=True):
+    """A device or one of its modules."""
+
+    hub: str
+    gateway: str
+    device_id: str
+    module_id: str | None = None
+    generation_id: str | None = None
+    authentication: Authentication | None = None
+    "None in lists."
+
+
+class HubIdentities(Protocol):
+    """The device's identity and those of its modules.
+
+    All raise NotProvisioned, the Peer errors for what the hub or the way to it said, RequestRefused and
+    StoreUnavailable.
+    """
+
+    async def device(self) -> HubIdentity: ...
+
+    async def modules(self) -> tuple[HubIdentity, ...]: ...
+
+    async def module(self, module_id: str) -> HubIdentity: ...
+
+    async def create_module(self, module_id: str) -> HubIdentity: ...
+
+    async def update_module(self, module_id: str) -> HubIdentity:
+        """Its keys are pushed again."""
+
+    async def delete_module(self, module_id: str) -> None: ...
+
+
+class LocalIdentity(Struct, frozen=True, kw_only=True):
+    """A certificate that is known on this device only, with its key. Never stored, never logged."""
+
+    private_key_pem: str
+    "PKCS#8. Secret."
+    certificate_pem: str
+    not_after_unix_ms: int
+
+    def __repr__(self) -> str:
+        return f"LocalIdentity(not_after_unix_ms={self.not_after_unix_ms})"
+
+
+class LocalIdentities(Protocol):
+    """Certificates for local use. Raises RequestRefused and StoreUnavailable."""
+
+    async def issue(self, name: str, attributes: LocalAttributes) -> LocalIdentity: ...
 
 
 class Journal(Protocol):

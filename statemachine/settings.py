@@ -20,6 +20,16 @@ KeyAlgorithm = Literal["ec-p256", "rsa-2048", "rsa-3072", "rsa-4096"]
 DEFAULT_TRUST_BUNDLE_ID = "aziot-dps-trust-bundle"
 IDENTITY_CERTIFICATE_ID = "aziot-dps-identity-cert"
 IDENTITY_KEY_ID = "aziot-dps-identity-cert-key"
+DEFAULT_WORKLOAD_BUNDLE_ID = "aziot-edged-trust-bundle"
+DEFAULT_MANIFEST_BUNDLE_ID = "aziot-edged-manifest-trust-bundle"
+DEVICE_ID = "device-id"
+"Key, key pair and certificate of the configured credential, whatever its kind (config-and-cli.md §5.1)."
+DEVICE_TEMPORARY_ID = "device-id-temp"
+"Its successor while it is being renewed."
+MASTER_KEY_ID = "aziot_identityd_master_id"
+"Module keys are derived from it (cloud.md §3.3)."
+HANDLE_KEY_ID = "handle-validation-key"
+"Authenticates key handles (services.md §5.4)."
 
 
 class MaintenanceWindow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +92,36 @@ class X509Source(Struct, frozen=True, kw_only=True):
     key_path: str
 
 
+class AutoRenew(Struct, frozen=True, kw_only=True):
+    """When a configured certificate that was issued here is renewed (cloud.md §5)."""
+
+    rotate_key: bool = True
+    threshold: str = "80%"
+    "Renewal policy string: `<n>%` of the life elapsed, or `<n>min` or `<n>day` before the end."
+    retry: str = "4%"
+
+
+class IssuanceRule(Struct, frozen=True, kw_only=True):
+    """How a certificate is issued on this device: one entry of ``[cert_issuance]``."""
+
+    method: Literal["self_signed", "local_ca"]
+    expiry_days: int = 30
+    common_name: str | None = None
+    "With ``subject``: overrides the subject of the CSR; at most one of the two."
+    subject: tuple[tuple[str, str], ...] = ()
+    "Short attribute names and values, sorted by name."
+    allow_ca: bool = False
+    "Whether a CSR may ask for CA:TRUE."
+
+
+class IssuedSource(Struct, frozen=True, kw_only=True):
+    """A configured X.509 credential that certd issues: ``identity_cert`` is a table."""
+
+    rule: IssuanceRule
+    auto_renew: AutoRenew | None = None
+    "None: it is never renewed."
+
+
 class DpsProvisioning(Struct, frozen=True, kw_only=True):
     """``[provisioning] source = "dps"``."""
 
@@ -90,9 +130,20 @@ class DpsProvisioning(Struct, frozen=True, kw_only=True):
     scope_id: str
     registration_id: str | None
     "None only for X.509, where the CN of the certificate says it."
-    attestation: SymmetricKeySource | X509Source
+    attestation: SymmetricKeySource | X509Source | IssuedSource
     payload_path: str | None = None
     "A JSON file sent with every registration; read again each time."
+
+
+class ManualProvisioning(Struct, frozen=True, kw_only=True):
+    """``[provisioning] source = "manual"``: the configuration is the assignment."""
+
+    hub: str
+    "Host name of the hub; a port is kept."
+    device_id: str
+    authentication: SymmetricKeySource | X509Source | IssuedSource
+    gateway: str | None = None
+    "``local_gateway_hostname``: the parent that hub requests go to instead of the hub."
 
 
 class NoProvisioning(Struct, frozen=True, kw_only=True):
@@ -125,12 +176,95 @@ class LimitSettings(Struct, frozen=True, kw_only=True):
     idle_seconds: int = 60
     head_seconds: int = 5
     body_seconds: int = 5
+    when_busy: Literal["close", "503"] = "close"
+    "What a request over the limit of its uid gets: the original's silent close, or 503 with Retry-After."
+
+
+class KeyGrant(Struct, frozen=True, kw_only=True):
+    """One ``[[principal]]`` of keyd: who may name which keys."""
+
+    uid: int
+    keys: tuple[str, ...]
+    "Patterns: `*` any run of characters, `?` exactly one."
+
+
+class CertificateGrant(Struct, frozen=True, kw_only=True):
+    """One ``[[principal]]`` of certd: who may write which certificates."""
+
+    uid: int
+    certs: tuple[str, ...]
+    "Patterns: `*` any run of characters, `?` exactly one."
+
+
+class KeySettings(Struct, frozen=True, kw_only=True):
+    """What keyd needs."""
+
+    preloaded: dict[str, str] = {}
+    "Key id to absolute path; the only place of that id."
+    grants: tuple[KeyGrant, ...] = ()
+
+
+class LocalCa(Struct, frozen=True, kw_only=True):
+    """``[cert_issuance.local_ca]``: ids of certificate and key pair."""
+
+    certificate_id: str
+    key_id: str
+
+
+class CertificateSettings(Struct, frozen=True, kw_only=True):
+    """What certd needs."""
+
+    preloaded: dict[str, str | tuple[str, ...]] = {}
+    "Certificate id to absolute path, or to a list of ids that are read one after another."
+    rules: dict[str, IssuanceRule] = {}
+    "By certificate id."
+    local_ca: LocalCa | None = None
+    grants: tuple[CertificateGrant, ...] = ()
+
+
+IdentityKind = Literal["device", "module", "local"]
+LocalAttributes = Literal["client", "server"]
+
+
+class IdentityPrincipal(Struct, frozen=True, kw_only=True):
+    """One ``[[principal]]`` of identityd (services.md §3.1)."""
+
+    uid: int
+    name: str
+    kinds: tuple[IdentityKind, ...] | None = None
+    "None: the daemon, which may do everything."
+    local: LocalAttributes = "client"
+    "Extended key usage of its local identity; `server` includes `client`."
+
+
+class IdentitySettings(Struct, frozen=True, kw_only=True):
+    """What identityd needs beside provisioning."""
+
+    principals: tuple[IdentityPrincipal, ...] = ()
+    local_domain: str | None = None
+    "``[localid] domain``: suffix of the CN of local identities."
+    prefer_cache: bool = False
+    "``prefer_module_identity_cache``: answer module reads from the cache first."
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names that are to exist as modules on the hub."""
+        return tuple(p.name for p in self.principals if p.kinds is not None and "module" in p.kinds)
+
+
+class RequestLimits(Struct, frozen=True, kw_only=True):
+    """``[aziot_max_requests]``: requests of one uid in flight on one socket."""
+
+    keyd: int = 10
+    certd: int = 10
+    identityd: int = 10
+    workload: int = 10
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
     """Everything ``config.toml`` says, validated, defaults filled in."""
 
-    provisioning: DpsProvisioning | NoProvisioning
+    provisioning: DpsProvisioning | ManualProvisioning | NoProvisioning
     hostname: str | None = None
     trust_bundle_id: str = DEFAULT_TRUST_BUNDLE_ID
     cloud_timeout_seconds: int = 10
@@ -153,3 +287,12 @@ class Configuration(Struct, frozen=True, kw_only=True):
     tls: TlsSettings = field(default_factory=TlsSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    keys: KeySettings = field(default_factory=KeySettings)
+    certificates: CertificateSettings = field(default_factory=CertificateSettings)
+    identities: IdentitySettings = field(default_factory=IdentitySettings)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+    workload_bundle_id: str = DEFAULT_WORKLOAD_BUNDLE_ID
+    "Certificate id of the locally configured trust bundle, which workload.sock serves first."
+    manifest_bundle_id: str = DEFAULT_MANIFEST_BUNDLE_ID
+    trust_store_allow: tuple[str, ...] = ()
+    "Hex SHA-256 of certificates that `trust-bundle install` may put into the system's store; empty: all."

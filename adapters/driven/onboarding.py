@@ -12,7 +12,7 @@ from adapters.driven import files
 from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable
 from adapters.wire import x509
 from adapters.wire.http_client import TlsOptions
-from statemachine.settings import Configuration, DpsProvisioning, SymmetricKeySource
+from statemachine.settings import Configuration, DpsProvisioning, IssuedSource, SymmetricKeySource
 
 TOKEN_LIFE_S = 3600
 MAX_FILE_BYTES = 1024 * 1024
@@ -54,6 +54,8 @@ def load_credential(configuration: Configuration) -> OnboardingCredential:
         return OnboardingCredential(
             registration_id=provisioning.registration_id, tls=TlsOptions(ca_file=ca_file), symmetric_key=key
         )
+    if isinstance(source, IssuedSource):
+        raise _operator("the configured certificate is yet to be issued", "credential-not-issued")
     chain_pem = read_file(source.certificate_path)
     try:
         registration_id = provisioning.registration_id or x509.facts(chain_pem).subject_cn
@@ -78,6 +80,8 @@ def onboarding_not_after_unix_ms(configuration: Configuration) -> int | None:
         provisioning.attestation, SymmetricKeySource
     ):
         return None
+    if isinstance(provisioning.attestation, IssuedSource):
+        raise _operator("the configured certificate is yet to be issued", "credential-not-issued")
     path = provisioning.attestation.certificate_path
     try:
         return x509.facts(read_file(path)).not_after_unix_ms
