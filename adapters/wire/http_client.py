@@ -1,8 +1,9 @@
 """An HTTPS client: one bounded exchange at a time, foreign exceptions translated at the edge.
 
-Trust is the system's roots plus ``ca_file``; OpenSSL's ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace
-the system's part. Contexts are built by hand because ``ssl.create_default_context`` honours
-``SSLKEYLOGFILE``. Nothing of a request enters an error text, since requests carry tokens.
+Trust is the system's roots, those in ``distrust`` left out, plus ``ca_file``; OpenSSL's ``SSL_CERT_FILE``
+and ``SSL_CERT_DIR`` replace the system's part. Contexts are built by hand because
+``ssl.create_default_context`` honours ``SSLKEYLOGFILE``. Nothing of a request enters an error text, since
+requests carry tokens.
 
 Whether a proxy is on the way says ``proxies.py``. The TLS context for an ``https://`` proxy holds no client
 certificate.
@@ -23,6 +24,7 @@ from msgspec import Struct
 from adapters.errors import AdapterError, PeerProtocolError, PeerRefused, PeerUnreachable
 from adapters.wire.http_date import parse_http_date
 from adapters.wire.proxies import Proxy, proxy_for
+from adapters.wire.system_roots import load_system_roots
 
 MAX_ANSWER_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_MS = 86_400_000
@@ -55,6 +57,8 @@ class TlsOptions(Struct, frozen=True, kw_only=True):
 
     ca_file: str | None = None
     "PEM file of extra roots, beside the system's."
+    distrust: frozenset[str] = frozenset()
+    "Hex SHA-256 of roots that are not believed though the system's store holds them; ca_file outdoes it."
     client_chain_pem: bytes | None = None
     "Leaf first. None presents no certificate."
     client_key_path: str | None = None
@@ -101,7 +105,10 @@ def client_context(options: TlsOptions) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_default_verify_paths()
+    if options.distrust:
+        load_system_roots(context, options.distrust)
+    else:
+        context.set_default_verify_paths()
     if options.ca_file is not None:
         try:
             context.load_verify_locations(cafile=options.ca_file)
@@ -337,7 +344,7 @@ class HttpsClient:
                 network_backend=_Network(),
             )
         if proxy.url.startswith("https:") and self._proxy_context is None:
-            plain = TlsOptions(ca_file=self._options.ca_file)
+            plain = TlsOptions(ca_file=self._options.ca_file, distrust=self._options.distrust)
             self._proxy_context = await trio.to_thread.run_sync(client_context, plain)
         return httpcore.AsyncHTTPProxy(
             proxy_url=proxy.url,

@@ -1,6 +1,9 @@
 """Unix sockets that listen: bound here without a moment of the wrong mode, or handed over by systemd."""
 
 import contextlib
+import errno
+import grp
+import logging
 import os
 import socket
 import stat
@@ -11,12 +14,16 @@ from adapters.errors import StoreUnavailable
 
 BACKLOG = 128
 
+log = logging.getLogger(__name__)
 
-def unix_listener(path: str, mode: int = 0o660) -> trio.SocketListener:
+
+def unix_listener(path: str, mode: int = 0o660, group: str | None = None) -> trio.SocketListener:
     """Listen on ``path``; a stale socket there is replaced, and so is an empty directory.
 
-    The socket gets its mode under another name before it listens, and its own name last: at no time can
-    a process connect that the mode forbids. A missing parent directory is made with mode 0755.
+    The socket gets its group and mode under another name before it listens, and its own name last: at no
+    time can a process connect that they forbid. Where ``group`` does not exist or may not be given, the
+    socket keeps the service's own: fewer can connect, and the device serves. A missing parent directory is
+    made with mode 0755.
     Raises StoreUnavailable: class operator, code ``socket-path-taken``; class retry, code
     ``socket-unavailable`` (also for a path that is too long; ``paths.py`` says that before, and better).
     """
@@ -29,9 +36,7 @@ def unix_listener(path: str, mode: int = 0o660) -> trio.SocketListener:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         bound.bind(temporary)
-        os.chmod(temporary, mode)
-        bound.listen(BACKLOG)
-        os.rename(temporary, path)
+        _open_under_its_name(bound, temporary, path, mode, group)
     except OSError as exc:
         bound.close()
         raise StoreUnavailable(
@@ -64,6 +69,32 @@ def listener_from_fd(fd: int) -> trio.SocketListener:
         given.close()
         raise _activation_invalid(fd, exc.strerror or "unusable") from exc
     return trio.SocketListener(trio.socket.from_stdlib_socket(given))
+
+
+def _open_under_its_name(
+    bound: socket.socket, temporary: str, path: str, mode: int, group: str | None
+) -> None:
+    try:
+        if group is not None:
+            _give(temporary, group, path)
+        os.chmod(temporary, mode)
+        bound.listen(BACKLOG)
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _give(temporary: str, group: str, path: str) -> None:
+    try:
+        os.chown(temporary, -1, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        pass  # the original is not installed, so its clients are not either
+    except OSError as exc:
+        # An ordinary user may not give a socket away; in a container the group may not be mapped (EINVAL).
+        if exc.errno != errno.EPERM:
+            log.warning("%s keeps its group: %s", path, exc.strerror)
 
 
 def _activation_invalid(fd: int, why: str) -> StoreUnavailable:

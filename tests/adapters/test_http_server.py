@@ -1,113 +1,25 @@
 """The server against raw sockets: what is served, what is refused with which status, what is contained."""
 
-import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
 import ssl
-import stat
 
 import pytest
 import trio
 import trustme
+from msgspec import structs
 
-from adapters.errors import StoreUnavailable
-from adapters.wire.http_server import (
-    Peer,
-    Request,
-    Response,
-    ServerLimits,
-    error_response,
-    http_date,
-    listener_from_fd,
-    serve,
-    unix_listener,
-)
-
-GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
-CLOSE = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-async def echo(request):
-    return Response(200, json.dumps([request.method, request.target, request.body.decode()]).encode())
-
-
-class Served:
-    """A server on a Unix socket, and raw clients of it."""
-
-    def __init__(self, path, errors):
-        self.path = path
-        self.errors = errors
-
-    async def connect(self):
-        return await trio.open_unix_socket(self.path)
-
-    async def ask(self, data, *, eof=False):
-        """Everything the server says until it closes."""
-        async with await self.connect() as stream:
-            with contextlib.suppress(trio.BrokenResourceError):  # closed before all was written
-                await stream.send_all(data)
-                if eof:
-                    await stream.send_eof()
-            return await read_all(stream)
-
-
-async def read_all(stream):
-    data = b""
-    with contextlib.suppress(trio.BrokenResourceError):
-        while chunk := await stream.receive_some(65536):
-            data += chunk
-    return data
-
-
-def run_served(client, *, handler=echo, path, listeners=None, tls=None, **limits):
-    """Run ``client(served)`` against a server; the errors it contained are returned."""
-    errors = []
-
-    async def main():
-        given = listeners() if listeners else [unix_listener(path)]
-        with trio.fail_after(8):
-            async with trio.open_nursery() as nursery:
-
-                async def start(task_status):
-                    await serve(
-                        given,
-                        handler,
-                        ServerLimits(**limits),
-                        tls=tls,
-                        on_error=lambda doing, exc: errors.append((doing, exc)),
-                        task_status=task_status,
-                    )
-
-                await nursery.start(start)
-                await client(Served(path, errors))
-                nursery.cancel_scope.cancel()
-
-    trio.run(main)
-    return errors
+from adapters.wire import http_server
+from adapters.wire.http_server import ACCEPT_PAUSE_S, Peer, Request, Response, error_response, http_date
+from tests.adapters.served import CLOSE, GET, asked, read_all, run_served, status_and_message
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "x.sock")
-
-
-def asked(path, data, *, handler=echo, eof=False, **limits):
-    answers = []
-
-    async def client(served):
-        answers.append(await served.ask(data, eof=eof))
-
-    errors = run_served(client, handler=handler, path=path, **limits)
-    return answers[0], errors
-
-
-def status_and_message(answer):
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert b"\r\ncontent-type: application/json\r\n" in head
-    assert b"\r\nconnection: close" in head.lower()
-    return int(head.split()[1]), json.loads(body)["message"]
 
 
 # --- what is served ----------------------------------------------------------------------------------
@@ -118,7 +30,14 @@ def status_and_message(answer):
     [
         (CLOSE, ["GET", "/x", ""]),
         (b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n", ["GET", "/x", ""]),
+        (b"GET /x HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", ["GET", "/x", ""]),
         (b"GET /x HTTP/1.0\r\n\r\n", ["GET", "/x", ""]),
+        (b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", ["GET", "/x", ""]),
+        (
+            b"GET http://certd.sock?x=1 HTTP/1.1\r\nConnection: close\r\n\r\n",
+            ["GET", "http://certd.sock?x=1", ""],
+        ),
+        ("GET /x HTTP/1.1\r\nX: Gerät\r\nConnection: close\r\n\r\n".encode(), ["GET", "/x", ""]),
         (
             b"GET http://certd.sock/x?a=1 HTTP/1.1\r\nConnection: close\r\n\r\n",
             ["GET", "http://certd.sock/x?a=1", ""],
@@ -153,19 +72,96 @@ def test_the_parts_of_a_target():
     assert Request("GET", "/?v=1").path == "/"
 
 
-def test_head_and_body_arrive_in_one_read_of_512_bytes(path):
-    async def client(served):
-        async with await served.connect() as stream:
-            await stream.send_all(b"GET /certificates/a?api-version=2020-09-01 HTTP/1.1\r\n\r\n")
-            first = await stream.receive_some(512)
-        head, _, body = first.partition(b"\r\n\r\n")
-        assert json.loads(body)[0] == "GET"
-        lines = head.split(b"\r\n")
-        assert b"content-type: application/json" in lines
-        assert len(lines) <= 17
-        assert len(head) < 512
+async def every_kind(request):
+    match request.path:
+        case "/created":
+            return Response(201, b'{"certId":"a"}')
+        case "/none":
+            return Response(204)
+        case "/refused":
+            return error_response(400, 'parameter "id" has an invalid value\ncaused by: not found')
+        case "/later":
+            return structs.replace(error_response(503, "later"), headers=(("retry-after", "5"),))
+        case "/broken":
+            raise ValueError
+    return Response(200, b'{"certificate":""}')
 
-    run_served(client, path=path)
+
+POST = b"POST /x HTTP/1.1\r\nContent-Length: "
+ANSWERS = {
+    "200": b"GET /certificates/a?api-version=2020-09-01 HTTP/1.1\r\n\r\n",
+    "200 to the last request": CLOSE,
+    "200 to HEAD": b"HEAD /x HTTP/1.1\r\n\r\n",
+    "201": b"POST /created HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+    "204": b"DELETE /none HTTP/1.1\r\n\r\n",
+    "400 of a handler": b"GET /refused HTTP/1.1\r\n\r\n",
+    "400 of the server": b"nonsense\r\n\r\n",
+    "408 head": b"GET /x",
+    "408 body": POST + b"2\r\n\r\n",
+    "413": POST + b"99999999\r\n\r\n",
+    "431": b"GET /x HTTP/1.1\r\nX: " + b"x" * 20_000,
+    "500": b"GET /broken HTTP/1.1\r\n\r\n",
+    "501": b"POST /x HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "503": b"GET /later HTTP/1.1\r\n\r\n",
+    "505": b"GET /x HTTP/3.0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_an_answer_is_one_write_that_a_client_with_512_bytes_understands(path, monkeypatch, kind):
+    written = []
+    send_all = trio.SocketStream.send_all
+
+    async def noted(stream, data):
+        written.append(bytes(data))
+        await send_all(stream, data)
+
+    async def client(served):
+        raw = await trio.to_thread.run_sync(first_read, served.path, ANSWERS[kind])
+        assert written == [raw]
+        head, end, body = raw.partition(b"\r\n\r\n")
+        assert end
+        status, *lines = head.split(b"\r\n")
+        assert status.startswith(b"HTTP/1.1 " + kind[:3].encode() + b" ")
+        headers = dict(line.split(b": ", 1) for line in lines)
+        assert len(headers) == len(lines) < 8
+        if kind == "204":
+            assert b"content-type" not in headers
+            assert b"content-length" not in headers
+            assert body == b""
+        else:
+            assert headers[b"content-type"] == b"application/json"
+            assert int(headers[b"content-length"]) == len(body) or kind == "200 to HEAD"
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", noted)
+    run_served(client, handler=every_kind, path=path, head_s=0.05, body_s=0.05)
+
+
+def first_read(path, request_bytes):
+    """As the original's synchronous key client reads: once."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        peer.sendall(request_bytes)
+        return peer.recv(512)
+
+
+def test_the_head_of_a_stream_is_one_write_too(path):
+    proceed = trio.Event()
+
+    async def chunks():
+        await proceed.wait()
+        yield b"{}\n"
+
+    async def handler(_):
+        return Response(200, stream=chunks())
+
+    async def client(served):
+        raw = await trio.to_thread.run_sync(first_read, served.path, CLOSE)
+        assert raw.endswith(b"\r\n\r\n")
+        assert b"\r\ncontent-type: application/json\r\n" in raw
+        proceed.set()
+
+    run_served(client, handler=handler, path=path)
 
 
 def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(path):
@@ -202,6 +198,37 @@ def test_expect_100_continue_is_answered_before_the_body(path):
             assert b'"hi"' in await read_all(stream)
 
     run_served(client, path=path)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize(
+    ("size", "status"), [(2, "200"), (1_048_576, "200"), (1_048_577, "413"), (3_000_000, "413")]
+)
+@pytest.mark.parametrize("framing", ["content-length: {}", "transfer-encoding: chunked"])
+def test_curl_expects_100_continue(path, tmp_path, framing, size, status):
+    (tmp_path / "body").write_bytes(b"x" * size)
+
+    async def client(served):
+        command = ["curl", "-sS", "--unix-socket", served.path, "-w", "%{http_code}", "-o", os.devnull]
+        command += ["-H", "Expect: 100-continue", "-H", framing.format(size), "--expect100-timeout", "60"]
+        command += ["-X", "POST", "--data-binary", f"@{tmp_path}/body", "http://certd.sock/x"]
+        done = await trio.run_process(command, capture_stdout=True)
+        assert done.stdout.decode() == status
+
+    run_served(client, path=path)
+
+
+def test_an_empty_line_is_no_request_and_does_not_end_the_wait_for_one(path):
+    async def client(served):
+        async with await served.connect() as stream:
+            await stream.send_all(b"\r\n")
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert (served.admission.idle, served.admission.requests) == (1, 0)
+            await stream.send_all(b"\r\n" * 50_000 + CLOSE)
+            assert b"200" in await read_all(stream)
+
+    run_served(client, path=path, head_s=0)
 
 
 def test_the_peer_is_who_the_kernel_says(path):
@@ -248,12 +275,27 @@ def test_a_date_is_an_imf_fixdate():
     [
         (b"\x16\x03\x01\x02\x00\x01", 400),
         (b"nonsense\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        ("GET /ä HTTP/1.1\r\n\r\n".encode(), 400),
+        (b"GET /a\x00b HTTP/1.1\r\n\r\n", 400),
+        (b"GET /a\tb HTTP/1.1\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: \xff\xfe\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: a\x00b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: a\x1bb\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: a\x7fb\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: a\rb\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX\x01: a\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET /x HTTP/1.1\r\nbad header\r\n\r\n", 400),
         (b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"GET /x HTTP/2.0\r\n\r\n", 505),
         (b"PUT /x HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"PUT /x HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"PUT /x HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"PUT /x HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
+        (b"PUT /x HTTP/1.1\r\nContent-Length: 1, 2\r\n\r\n", 400),
+        (b"PUT /x HTTP/1.1\r\nContent-Length: " + b"9" * 500 + b"\r\n\r\n", 400),
+        (b"PUT /x HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"PUT /x HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
         (b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"CONNECT a:1 HTTP/1.1\r\n\r\n", 400),
@@ -261,6 +303,8 @@ def test_a_date_is_an_imf_fixdate():
         (b"GET /x HTTP/1.1\r\nX: " + b"a" * 4000, 431),
         (b"PUT /x HTTP/1.1\r\nContent-Length: 11\r\n\r\n", 413),
         (b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n", 413),
+        (b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 11, 413),
+        (b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 2000, 431),
         (b"PUT /x HTTP/1.1\r\nContent-Length: 11\r\n\r\n" + b"x" * 300_000, 413),
     ],
 )
@@ -293,20 +337,6 @@ def test_a_request_that_stalls_gets_408(path, partial, what):
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
 def test_an_idle_connection_is_closed_without_a_word(path, sent):
     assert asked(path, sent, idle_s=0.05, head_s=0.05)[0] == b""
-
-
-def test_connections_over_the_limit_are_closed_without_a_word(path):
-    async def client(served):
-        async with await served.connect() as first, await served.connect() as second:
-            for stream in (first, second):  # both are admitted once they are answered
-                await stream.send_all(GET)
-                assert b"200" in await stream.receive_some(512)
-            assert await served.ask(b"") == b""
-        while not await served.ask(CLOSE):  # a slot comes free when a connection is gone
-            await trio.lowlevel.checkpoint()
-
-    assert run_served(client, path=path, connections=2) == []
-    assert run_served(client, path=path, connections_per_uid=2) == []
 
 
 def test_many_connections_at_once(path):
@@ -433,20 +463,45 @@ def test_a_stream_may_declare_its_length_and_stop_short_of_it(path):
     assert len(errors) == 1
 
 
-def test_accepting_survives_exhausted_descriptors(path, monkeypatch):
-    failures = [OSError(errno.EMFILE, "too many"), OSError(errno.ENFILE, "too many")]
+@pytest.mark.parametrize(
+    "code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED]
+)
+def test_accepting_survives_what_passes(path, monkeypatch, code):
+    failures = [OSError(code, "passing")] * 3
     accept = trio.SocketListener.accept
+    pauses = []
 
     async def flaky(self):
         if failures:
             raise failures.pop()
         return await accept(self)
 
+    async def pause(seconds):
+        pauses.append(seconds)
+
     monkeypatch.setattr(trio.SocketListener, "accept", flaky)
-    monkeypatch.setattr("adapters.wire.http_server.ACCEPT_PAUSE_S", 0)
+    monkeypatch.setattr("adapters.wire.http_server.trio.sleep", pause)
     answer, errors = asked(path, CLOSE)
     assert b"200" in answer
     assert [doing for doing, _ in errors] == ["accepting a connection"]
+    assert pauses == [ACCEPT_PAUSE_S] * 3
+
+
+def test_a_client_that_the_kernel_does_not_name_is_closed_and_no_other(path, monkeypatch):
+    credentials, failures = http_server._credentials, [OSError(errno.ENOTCONN, "gone")]
+
+    def flaky(sock):
+        if failures:
+            raise failures.pop()
+        return credentials(sock)
+
+    async def client(served):
+        assert await served.ask(CLOSE) == b""
+        assert b"200" in await served.ask(CLOSE)
+
+    monkeypatch.setattr(http_server, "_credentials", flaky)
+    errors = run_served(client, path=path)
+    assert [doing for doing, _ in errors] == ["asking who has connected"]
 
 
 # --- TLS ---------------------------------------------------------------------------------------------
@@ -542,83 +597,6 @@ def test_a_reset_in_the_middle_of_a_body(path):
         assert not (await tls_ask(port, b"GET /reset HTTP/1.1\r\n\r\n")).endswith(b"}")
 
     assert tls_served(client, path) == []
-
-
-# --- listeners ---------------------------------------------------------------------------------------
-
-
-def test_a_unix_listener_has_its_mode_and_makes_its_directory(tmp_path):
-    async def main():
-        path = tmp_path / "run" / "aziot" / "x.sock"
-        listener = unix_listener(str(path), mode=0o600)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
-        # A stale socket is replaced; the one bound before loses only its name.
-        again = unix_listener(str(path))
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        assert [entry.name for entry in path.parent.iterdir()] == ["x.sock"]
-        await listener.aclose()
-        await again.aclose()
-
-    trio.run(main)
-
-
-def test_an_empty_directory_gives_way_and_anything_else_does_not(tmp_path):
-    async def main():
-        (tmp_path / "d.sock").mkdir()
-        await unix_listener(str(tmp_path / "d.sock")).aclose()
-        (tmp_path / "full.sock").mkdir()
-        (tmp_path / "full.sock" / "x").touch()
-        (tmp_path / "file.sock").write_text("precious")
-        for name in ("full.sock", "file.sock"):
-            with pytest.raises(StoreUnavailable, match="not a socket") as caught:
-                unix_listener(str(tmp_path / name))
-            assert caught.value.code == "socket-path-taken"
-        assert (tmp_path / "file.sock").read_text() == "precious"
-        (tmp_path / "file").write_text("")
-        with pytest.raises(StoreUnavailable) as caught:
-            unix_listener(str(tmp_path / "file" / "x.sock"))
-        assert caught.value.code == "socket-unavailable"
-
-    trio.run(main)
-
-
-def test_107_bytes_of_path_are_served_and_108_are_not(tmp_path):
-    longest = str(tmp_path) + "/" + "s" * (107 - len(str(tmp_path)) - 1)
-    answer, _ = asked(longest, CLOSE)
-    assert b"200" in answer
-    with pytest.raises(StoreUnavailable, match="path too long") as caught:
-        unix_listener(longest + "s")
-    assert caught.value.code == "socket-unavailable"
-    assert os.listdir(tmp_path) == [os.path.basename(longest)]
-
-
-def test_a_descriptor_bound_by_somebody_else_is_served(path):
-    bound = socket.socket(socket.AF_UNIX)
-    bound.bind(path)
-    bound.listen()
-    fd = bound.detach()
-    os.set_inheritable(fd, True)
-    answers = []
-
-    async def client(served):
-        assert not os.get_inheritable(fd)
-        answers.append(await served.ask(CLOSE))
-
-    run_served(client, path=path, listeners=lambda: [listener_from_fd(fd)])
-    assert b"200" in answers[0]
-
-
-def test_a_descriptor_of_another_kind_is_refused():
-    tcp = socket.socket(socket.AF_INET)
-    with pytest.raises(StoreUnavailable, match="not a Unix stream socket"):
-        listener_from_fd(tcp.detach())
-    unused = socket.socket()
-    fd = unused.fileno()
-    unused.close()
-    with pytest.raises(StoreUnavailable) as caught:
-        listener_from_fd(fd)
-    assert caught.value.code == "activation-invalid"
 
 
 def test_the_error_body():

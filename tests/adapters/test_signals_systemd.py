@@ -10,7 +10,14 @@ import trio
 import trio.testing
 
 from adapters.driving.signals import watch_signals
-from adapters.driving.systemd import Notifier, inherited_fds
+from adapters.driving.systemd import (
+    ACTIVATION_NAMES,
+    InheritedSocket,
+    Notifier,
+    claim,
+    close_unclaimed,
+    inherited_fds,
+)
 from adapters.errors import ConfigurationInvalid
 from adapters.wire.http_server import listener_from_fd
 from statemachine.events import ShutdownRequested
@@ -121,18 +128,27 @@ FIRST = 900
 
 
 @pytest.fixture
-def sockets(tmp_path):
-    """Two listening sockets at FIRST and after, as systemd would leave them."""
+def places(tmp_path):
+    """Two listening sockets at FIRST and after, as systemd would leave them, and where they are bound."""
+    paths = [str(tmp_path / f"{offset}.sock") for offset in range(2)]
     with contextlib.ExitStack() as stack:
-        for offset in range(2):
+        for offset, path in enumerate(paths):
             made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            made.bind(str(tmp_path / f"{offset}.sock"))
+            made.bind(path)
             made.listen()
             os.dup2(made.fileno(), FIRST + offset, inheritable=True)
-        yield
+        yield paths
         for offset in range(2):
             with contextlib.suppress(OSError):
                 os.close(FIRST + offset)
+
+
+def is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def environment(count="2", names="aziot-certd.socket:aziot-control.socket", pid=str(PID)):
@@ -140,24 +156,94 @@ def environment(count="2", names="aziot-certd.socket:aziot-control.socket", pid=
     return {name: value for name, value in given.items() if value is not None}
 
 
-@pytest.mark.usefixtures("sockets")
-def test_sockets_by_name():
+def test_sockets_are_found_and_kept_from_children(places):
     environ = environment() | {"OTHER": "1"}
     found = inherited_fds(environ, PID, first_fd=FIRST)
-    assert found == {"aziot-certd.socket": FIRST, "aziot-control.socket": FIRST + 1}
+    assert found == [
+        InheritedSocket(FIRST, "aziot-certd.socket", places[0]),
+        InheritedSocket(FIRST + 1, "aziot-control.socket", places[1]),
+    ]
     assert environ == {"OTHER": "1"}
-    assert [os.get_inheritable(fd) for fd in found.values()] == [False, False]
+    assert [os.get_inheritable(one.fd) for one in found] == [False, False]
 
     async def main():
-        listener_from_fd(found["aziot-certd.socket"]).socket.close()
+        listener_from_fd(claim(found, "certd", "/elsewhere")).socket.close()
 
     trio.run(main)
+    assert [one.name for one in found] == ["aziot-control.socket"]
 
 
-@pytest.mark.usefixtures("sockets")
-@pytest.mark.parametrize(("names", "name"), [(None, "unknown"), ("my-own", "my-own"), ("", "")])
-def test_one_socket(names, name):
-    assert inherited_fds(environment("1", names), PID, first_fd=FIRST) == {name: FIRST}
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [
+        (service, form.format(service))
+        for service in ("certd", "keyd", "identityd", "workload", "control")
+        for form in ("{}", "aziot-{}", "aziot-{}.socket", "identityd-{}.socket")
+    ]
+    + [("workload", "aziot-edged.workload.socket")],
+)
+def test_the_names_of_a_service(service, name):
+    others = [one for one in ACTIVATION_NAMES if one != service]
+    found = [InheritedSocket(3, name, "")]
+    assert [claim(found, other, "/run/aziot/other.sock") for other in others] == [None] * 4
+    assert claim(found, service, "/run/aziot/x.sock") == 3
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("names", "name"), [(None, "unknown"), ("unknown", "unknown"), ("my-own", "my-own"), ("", "")]
+)
+def test_a_single_socket_without_a_known_name_is_known_by_its_path(places, tmp_path, names, name):
+    """The original takes it whatever it is; one process with several sockets must not guess."""
+    found = inherited_fds(environment("1", names), PID, first_fd=FIRST)
+    assert found == [InheritedSocket(FIRST, name, places[0])]
+    assert claim(found, "keyd", places[1]) is None
+    (tmp_path / "run").symlink_to(tmp_path)  # as /var/run is one to /run
+    assert claim(found, "certd", str(tmp_path / "run" / "0.sock")) == FIRST
+
+
+def test_several_sockets_without_names_are_known_by_their_paths(places):
+    found = inherited_fds(environment("2", None), PID, first_fd=FIRST)
+    assert [os.get_inheritable(FIRST + offset) for offset in range(2)] == [False, False]
+    assert claim(found, "keyd", places[1]) == FIRST + 1
+    assert claim(found, "certd", places[0]) == FIRST
+
+
+def test_a_name_counts_more_than_a_path():
+    found = [InheritedSocket(3, "mine", "/run/a"), InheritedSocket(4, "certd", "/run/b")]
+    assert claim(found, "certd", "/run/a") == 4
+    found = [InheritedSocket(3, "keyd", "/run/certd.sock")]
+    assert claim(found, "certd", "/run/certd.sock") is None
+
+
+def test_what_nobody_claims_is_told_and_closed(caplog, places):
+    found = inherited_fds(environment("2", "aziot-certd.socket:aziot-tpmd.socket"), PID, first_fd=FIRST)
+    claim(found, "certd", "/elsewhere")
+    close_unclaimed(found)
+    assert found == []
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for fact in (str(FIRST + 1), "name aziot-tpmd.socket", places[1], "certd, keyd, identityd, workload"):
+        assert fact in record.getMessage()
+    assert is_open(FIRST)
+    assert not is_open(FIRST + 1)
+
+
+def test_an_unclaimed_descriptor_may_be_anything(caplog):
+    """TCP, an abstract address, a pipe: all have no path."""
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0identityd-test-{PID}-activation")
+        reading, writing = os.pipe()
+        os.close(writing)
+        for offset, fd in enumerate((tcp.fileno(), abstract.fileno(), reading)):
+            os.dup2(fd, FIRST + offset)
+        os.close(reading)
+    found = inherited_fds(environment("3", "unknown:unknown:"), PID, first_fd=FIRST)
+    assert [one.path for one in found] == ["", "", ""]
+    assert claim(found, "certd", "/run/aziot/certd.sock") is None
+    close_unclaimed(found)
+    assert len(caplog.records) == 3
+    assert not any(is_open(FIRST + offset) for offset in range(3))
 
 
 @pytest.mark.parametrize(
@@ -168,19 +254,19 @@ def test_one_socket(names, name):
         environment(pid="1"),
         environment(count=None),
         environment(count="0", names=""),
-        environment(count="2", names=None),
     ],
 )
 def test_not_activated(environ):
-    assert inherited_fds(environ, PID, first_fd=FIRST) == {}
+    assert inherited_fds(environ, PID, first_fd=FIRST) == []
     assert environ == {}
 
 
-@pytest.mark.usefixtures("sockets")
+@pytest.mark.usefixtures("places")
 @pytest.mark.parametrize(
     ("environ", "problem"),
     [
         (environment(pid="me"), "LISTEN_PID is not a number"),
+        (environment(pid=""), "LISTEN_PID is not a number"),
         (environment(pid="-1"), "LISTEN_PID is not a number"),
         (environment(count="two"), "LISTEN_FDS is not a number"),
         (environment(count="9" * 30), "LISTEN_FDS is not a number"),
@@ -188,6 +274,7 @@ def test_not_activated(environ):
         (environment(names="a:b:c"), "names 3 sockets, but LISTEN_FDS says 2"),
         (environment(names="twin:twin"), "names two sockets twin"),
         (environment(count="3", names="a:b:c"), f"hands over {FIRST + 2}, which is not open"),
+        (environment(count="999999999", names=None), f"hands over {FIRST + 2}, which is not open"),
     ],
 )
 def test_nonsense_is_refused(environ, problem):
