@@ -18,6 +18,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     SubmitRegistration,
@@ -33,6 +34,8 @@ from statemachine.events import (
     Inventory,
     KeyStaged,
     KeyStageFailed,
+    ModuleKeysPushed,
+    ModuleKeysPushFailed,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
@@ -112,6 +115,16 @@ class Hub(Protocol):
         self, effect_id: str, effect: ProveCredential
     ) -> CredentialProven | CredentialProofFailed:
         """GET /devices/{id}/modules over a fresh connection, own TLS context, no resumption."""
+
+
+class ModuleKeyPusher(Protocol):
+    """Gives the hub the keys of this device's modules (cloud.md §3.3)."""
+
+    async def push(self, effect_id: str, effect: PushModuleKeys) -> ModuleKeysPushed | ModuleKeysPushFailed:
+        """Every module's keys, made from the master key; the same each time.
+
+        A missing master key is made. While modules are known, this alone may make one.
+        """
 
 
 class StagedKey(Protocol):
@@ -201,7 +214,8 @@ class KeyService(Protocol):
     """keyd: keys by id, used by handle. A handle is a bearer capability (services.md §5).
 
     All raise RequestRefused (bad id, handle, parameter or mechanism; code ``not-found`` when there is no
-    such key) and StoreUnavailable; both leave the stores as they were.
+    such key, ``crypto-failed`` when the work itself failed, as for a tag that does not match) and
+    StoreUnavailable; both leave the stores as they were.
     """
 
     async def create_key(self, key_id: str, usage: Sequence[KeyUsage], material: bytes | None) -> str:
@@ -272,6 +286,10 @@ class Authentication(Struct, frozen=True, kw_only=True):
     key_handle: str
     certificate_id: str | None = None
     "x509 only."
+
+    def __repr__(self) -> str:
+        # A handle is a bearer capability.
+        return f"Authentication(type={self.type!r}, certificate_id={self.certificate_id!r})"
 
 
 class HubIdentity(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,17 @@ import trio
 from msgspec import Struct, structs
 
 from adapters.errors import StoreUnavailable
-from adapters.ports import Chance, Clock, CredentialStore, Hub, Journal, Registrar, Taken, Timers
+from adapters.ports import (
+    Chance,
+    Clock,
+    CredentialStore,
+    Hub,
+    Journal,
+    ModuleKeyPusher,
+    Registrar,
+    Taken,
+    Timers,
+)
 from statemachine.effects import (
     AnyEffect,
     ArmDeadline,
@@ -25,6 +35,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     StopService,
@@ -37,6 +48,7 @@ from statemachine.events import (
     CredentialProofFailed,
     CredentialRetireFailed,
     KeyStageFailed,
+    ModuleKeysPushFailed,
     RegistrationFailed,
     ShutdownRequested,
 )
@@ -79,6 +91,7 @@ class Ports(Struct, frozen=True, kw_only=True):
     registrar: Registrar
     hub: Hub
     store: CredentialStore
+    module_keys: ModuleKeyPusher
     timers: Timers
     clock: Clock
     chance: Chance
@@ -123,6 +136,7 @@ class Runtime:
         self._hash = ""
         self._post, self._inbox = trio.open_memory_channel[_Entry](INBOX_EVENTS)
         self._watchers: set[trio.MemorySendChannel[bytes]] = set()
+        self._observers: list[Callable[[Snapshot], None]] = []
         self._stop_asked = trio.Event()
         self._perform: Mapping[type[Asking], Callable[[str, Any], Awaitable[AnyEvent]]] = {
             StageKey: ports.store.stage,
@@ -131,6 +145,7 @@ class Runtime:
             ProveCredential: ports.hub.prove,
             CommitCredential: ports.store.commit,
             RetireCredential: ports.store.retire,
+            PushModuleKeys: ports.module_keys.push,
         }
 
     # --- what sockets and signals see ----------------------------------------------------------------
@@ -142,6 +157,10 @@ class Runtime:
     def status(self) -> Status:
         notes = () if self._problem is None else (f"journal: unavailable: {self._problem}",)
         return status_of(self._snapshot, self._ports.clock.now_unix_ms(), notes=notes)
+
+    def observe(self, observer: Callable[[Snapshot], None]) -> None:
+        """Have it called with each new snapshot. It must neither block nor raise."""
+        self._observers.append(observer)
 
     def post(self, event: AnyEvent) -> None:
         """Hand an event in; never blocks."""
@@ -287,6 +306,8 @@ class Runtime:
             self._snapshot = self._history = decision.snapshot
             self._hash = digest
             self._publish(line)
+            for observer in self._observers:
+                observer(decision.snapshot)
             log.info("%s", tell(record))
             entry.finish(Taken(sequence=record.sequence, verdict=decision.verdict, why=decision.why))
             return await self._after(decision, effects)
@@ -411,4 +432,5 @@ _UNEXPECTED: Mapping[type[Asking], Callable[[Any], Callable[..., AnyEvent]]] = {
     ProveCredential: _proof_failed,
     CommitCredential: lambda effect: CredentialCommitFailed,
     RetireCredential: lambda effect: CredentialRetireFailed,
+    PushModuleKeys: lambda effect: ModuleKeysPushFailed,
 }

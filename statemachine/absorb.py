@@ -20,11 +20,12 @@ from statemachine.events import (
     HoldRequested,
     HubRefusedCredential,
     Inventory,
+    ModuleKeysLost,
     RulesChanged,
     Started,
     StoredCredential,
 )
-from statemachine.guards import clock_known, credential_expired
+from statemachine.guards import clock_known, credential_expired, source_is_none
 from statemachine.snapshot import (
     Assignment,
     Budget,
@@ -215,7 +216,7 @@ def _started(work: Work) -> None:
     )
     _stores(work, event.inventory)
     rearm_all(work)
-    if work.snapshot.credential is not None and not clock_known(work) and event.policy.dps:
+    if work.snapshot.credential is not None and not clock_known(work) and not source_is_none(work):
         # The hub's Date header tells what our clock cannot. Soon, but not a whole fleet at once.
         work.arm_after("prove", policy.LOOK_AT_CLOCK_MS * event.draw_ppm // policy.DRAWS)
 
@@ -313,6 +314,11 @@ def _lost(work: Work) -> None:
         work.change(credential=None, assignment=None, bundle=None)
 
 
+def _module_keys_lost(work: Work) -> None:
+    event: ModuleKeysLost = work.event
+    work.change(module_keys_lost=event.reason)
+
+
 def _rules(work: Work) -> None:
     work.change(rules_revision=work.event.after)
 
@@ -324,5 +330,6 @@ _TAKES: dict[type[Any], Callable[[Work], None]] = {
     HubRefusedCredential: _refused,
     CredentialProofFailed: _proof_refused,
     CredentialLost: _lost,
+    ModuleKeysLost: _module_keys_lost,
     RulesChanged: _rules,
 }

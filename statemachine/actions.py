@@ -4,9 +4,17 @@ from msgspec import structs
 
 from statemachine import policy
 from statemachine.absorb import arm_overdue
-from statemachine.effects import ProveCredential, RetireCredential, StopService
+from statemachine.effects import ProveCredential, PushModuleKeys, RetireCredential, StopService
 from statemachine.events import Failure, RenewRequested, ReprovisionRequested
-from statemachine.guards import holds_issued, in_last_part, may_begin, may_begin_by_command, proof_wanted
+from statemachine.guards import (
+    assigned_by_configuration,
+    holds_issued,
+    image_unconfirmed,
+    may_begin,
+    may_begin_by_command,
+    no_budget_counts,
+    proof_wanted,
+)
 from statemachine.snapshot import Budget, Credential, Problem, Refusals, Superseded
 from statemachine.work import AttemptAbandoned, AttemptBegun, Work
 
@@ -47,7 +55,7 @@ def begin_or_wait(work: Work) -> None:
     if may_begin(work):
         _begin(work, by_operator=False)
         return
-    if may_begin_by_command(work) and not work.snapshot.foreign_machine:
+    if may_begin_by_command(work) and not image_unconfirmed(work):
         wait_for_budget(work)
     prove_later(work)
 
@@ -113,9 +121,15 @@ def credential_of(work: Work) -> Credential:
 
 
 def arm_life(work: Work) -> None:
-    """Arm what the credential in use brings with itself: its window and end, or the next ask for issuance."""
+    """Arm what the credential in use brings with itself: its window and end, or the next ask for issuance.
+
+    Where the configuration is the assignment there is nobody to ask.
+    """
     credential, settings = credential_of(work), work.snapshot.policy
     work.disarm("attempt")
+    if assigned_by_configuration(work):
+        work.disarm("window", "expiry", "reissue")
+        return
     if credential.source == "configured":
         work.disarm("window", "expiry")
         work.arm_after("reissue", settings.reissue_interval_ms)
@@ -188,7 +202,7 @@ def _budget_gap(work: Work) -> int:
     """Least wait for the budget's sake, never beyond the instant from which none is kept."""
     snapshot = work.snapshot
     budget, settings = snapshot.budget, snapshot.policy
-    if in_last_part(work):
+    if no_budget_counts(work):
         return 0
     gap = policy.budget_gap_ms(
         spent=budget.spent,
@@ -305,6 +319,26 @@ def problem_of(event: Failure) -> Problem:
 def collect_later(work: Work) -> None:
     """The running attempt tidies up itself when it commits."""
     work.arm_after("collect", COLLECT_AGAIN_MS)
+
+
+# --- module keys: nothing here looks at the phase or moves the machine --------------------------------
+
+
+def push_module_keys(work: Work) -> None:
+    """Ask for it. What the last push ran into is history."""
+    work.change(module_keys_problem=None)
+    work.ask(PushModuleKeys())
+
+
+def note_pushed(work: Work) -> None:
+    """Hub and device agree again."""
+    work.change(module_keys_lost=None)
+
+
+def note_not_pushed(work: Work) -> None:
+    """No retry: a person asked, is told, and decides."""
+    event: Failure = work.event
+    work.change(module_keys_problem=problem_of(event))
 
 
 # --- the rest ----------------------------------------------------------------------------------------

@@ -78,14 +78,19 @@ def _open(work: Work) -> None:
             fingerprint=snapshot.fingerprint,
             started_unix_ms=work.now,
             by_operator=work.ordered,
+            manual=snapshot.policy.manual,
         ),
     )
-    work.arm_after("timeout", snapshot.policy.attempt_timeout_ms)
+
+
+def _open_registration(work: Work) -> None:
+    _open(work)
+    work.arm_after("timeout", work.snapshot.policy.attempt_timeout_ms)
 
 
 def stage(work: Work) -> None:
     """A new generation's key, beside everything that exists."""
-    _open(work)
+    _open_registration(work)
     snapshot = work.snapshot
     settings, credential = snapshot.policy, snapshot.credential
     generation = snapshot.newest_generation + 1
@@ -105,7 +110,7 @@ def stage(work: Work) -> None:
 
 def submit_staged(work: Work) -> None:
     """The key from an earlier attempt is used again: DPS may already have issued for it."""
-    _open(work)
+    _open_registration(work)
     submit(work)
 
 
@@ -266,6 +271,31 @@ def _removes_bundle(event: RegistrationAssigned, *, ordered: bool, same: bool) -
     return event.bundle_spoken and event.bundle_problem is None and (ordered or not same)
 
 
+def propose_configured(work: Work) -> None:
+    """The configuration's assignment becomes the candidate, with the configured credential.
+
+    Neither certificate nor bundle come with it, so its commit takes away what DPS issued before. It is not
+    new to the hub: no DPS told anybody about it just now.
+    """
+    _open(work)
+    snapshot = work.snapshot
+    manual = snapshot.policy.manual
+    assert manual is not None, "the row's guard says so"
+    generation = snapshot.newest_generation + 1
+    work.change(
+        newest_generation=generation,
+        bundle_problem=None,
+        candidate=Candidate(
+            generation=generation,
+            hub=manual.hub,
+            device_id=manual.device_id,
+            assigned_unix_ms=work.now,
+            bundle_id=snapshot.policy.trust_bundle_id,
+        ),
+    )
+    prove(work)
+
+
 def propose_and_prove(work: Work) -> None:
     propose(work)
     chain = candidate_of(work).chain
@@ -419,6 +449,12 @@ def fail(work: Work) -> None:
     _fail(work, problem_of(event))
 
 
+def fail_for_a_person(work: Work) -> None:
+    """Nothing but another configuration, or a change at the hub, can make this one accepted."""
+    event: Failure = work.event
+    _fail(work, structs.replace(problem_of(event), failure_class="operator"))
+
+
 def fail_by_judgement(work: Work) -> None:
     """DPS assigned, but what it issued cannot be used."""
     problem = chain_problem(work.snapshot, work.event, work.now)
@@ -442,7 +478,7 @@ def fail_by_timeout(work: Work) -> None:
 
 
 def _fail(work: Work, problem: Problem) -> None:
-    if problem.failure_class == "clock" or _never_sent(work):
+    if _gives_back(work, problem):
         # A wrong clock is not the cloud's fault, and DPS saw nothing of what was never sent.
         budget = work.snapshot.budget
         work.change(budget=structs.replace(budget, spent=max(budget.spent - 1, 0)))
@@ -452,6 +488,11 @@ def _fail(work: Work, problem: Problem) -> None:
         work.change(staged=None)
         tidy(work)
     work.signal(AttemptFailed)
+
+
+def _gives_back(work: Work, problem: Problem) -> bool:
+    """The attempt's registration, where it made one, does not count."""
+    return attempt_of(work).manual is None and (problem.failure_class == "clock" or _never_sent(work))
 
 
 def _never_sent(work: Work) -> bool:
@@ -469,6 +510,7 @@ def _end(work: Work, problem: Problem | None) -> None:
             started_unix_ms=attempt.started_unix_ms,
             ended_unix_ms=work.now,
             error=problem,
+            manual=attempt.manual,
         )
     )
 

@@ -134,6 +134,13 @@ class RetireCredential(Asking, frozen=True, kw_only=True, tag="retire-credential
     keep: tuple[int, ...]
 
 
+class PushModuleKeys(Asking, frozen=True, kw_only=True, tag="push-module-keys"):
+    """Give the hub the keys of this device's modules, made from the master key; a missing one is made first.
+
+    Answered by ModuleKeysPushed or ModuleKeysPushFailed. A repeat pushes the same keys again.
+    """
+
+
 AnyEffect = (
     ArmDeadline
     | ArmDelay
@@ -145,6 +152,7 @@ AnyEffect = (
     | ProveCredential
     | CommitCredential
     | RetireCredential
+    | PushModuleKeys
 )
 
 EFFECTS: tuple[type[Effect], ...] = AnyEffect.__args__

@@ -146,6 +146,12 @@ class HoldRequested(Event, frozen=True, kw_only=True, tag="hold-requested"):
     uid: int
 
 
+class ModuleKeysRequested(Event, frozen=True, kw_only=True, tag="module-keys-requested"):
+    """Somebody asked for the hub to be given this device's module keys."""
+
+    uid: int
+
+
 class ConfigurationChanged(Event, frozen=True, kw_only=True, tag="configuration-changed"):
     """A new configuration was read and is valid."""
 
@@ -209,6 +215,16 @@ class CredentialLost(Event, frozen=True, kw_only=True, tag="credential-lost"):
 
     generation: int
     reason: str
+
+
+class ModuleKeysLost(Event, frozen=True, kw_only=True, tag="module-keys-lost"):
+    """The master key is missing while modules are known: no key that the hub accepts can be made for them.
+
+    Told once is enough: it stays known, over restarts too, until the hub was given new keys.
+    """
+
+    reason: str
+    "For people, bounded, for example which file is missing."
 
 
 class RulesChanged(Event, frozen=True, kw_only=True, tag="rules-changed"):
@@ -303,17 +319,30 @@ class CredentialRetireFailed(Failure, frozen=True, kw_only=True, tag="credential
     """They could not be removed now; orphans are collected at the next start."""
 
 
+class ModuleKeysPushed(Answer, frozen=True, kw_only=True, tag="module-keys-pushed"):
+    """The hub accepts the keys derived from the master key on disk."""
+
+    modules: int
+    "How many modules got theirs; 0 when the device has none."
+
+
+class ModuleKeysPushFailed(Failure, frozen=True, kw_only=True, tag="module-keys-push-failed"):
+    """Not every module has its key; those that have it keep it, and a repeat goes over all of them again."""
+
+
 AnyEvent = (
     DeadlinePassed
     | ReprovisionRequested
     | RenewRequested
     | HoldRequested
+    | ModuleKeysRequested
     | ConfigurationChanged
     | ShutdownRequested
     | Started
     | ClockObserved
     | HubRefusedCredential
     | CredentialLost
+    | ModuleKeysLost
     | RulesChanged
     | KeyStaged
     | KeyStageFailed
@@ -327,6 +356,8 @@ AnyEvent = (
     | CredentialCommitFailed
     | CredentialRetired
     | CredentialRetireFailed
+    | ModuleKeysPushed
+    | ModuleKeysPushFailed
 )
 
 EVENTS: tuple[type[Event], ...] = AnyEvent.__args__

@@ -1,6 +1,7 @@
 """The machine in words: status for programs, a story for people, one line per record."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from statemachine.effects import (
     AnyEffect,
@@ -9,12 +10,20 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     StopService,
     SubmitRegistration,
 )
-from statemachine.events import DeadlinePassed, Event, Failure, RegistrationAssigned
+from statemachine.events import (
+    DeadlinePassed,
+    Event,
+    Failure,
+    ModuleKeysLost,
+    ModuleKeysPushed,
+    RegistrationAssigned,
+)
 from statemachine.journal import Record
 from statemachine.policy import renew_at
 from statemachine.rows import key_of
@@ -56,20 +65,25 @@ def status_of(snapshot: Snapshot, now: int, *, notes: tuple[str, ...] = ()) -> S
     degraded = (*snapshot.configuration_notes, *snapshot.degraded, *notes)
     if snapshot.bundle_problem is not None:
         degraded = (*degraded, f"trust bundle from the cloud not usable: {snapshot.bundle_problem}")
+    if snapshot.module_keys_problem is not None:
+        degraded = (*degraded, _push_problem(snapshot.module_keys_problem))
+    help_needed = " ".join(filter(None, (_help_needed(snapshot, now), _module_keys_help(snapshot))))
     return Status(
         state=snapshot.state.value,
         phase=snapshot.phase.value,
         since=rfc3339(snapshot.since_unix_ms),
         sequence=snapshot.sequence,
-        stuck=_help_needed(snapshot, now) is not None,
+        stuck=bool(help_needed),
         degraded=degraded,
-        reason=_help_needed(snapshot, now) or _reason(snapshot, now),
+        reason=help_needed or _reason(snapshot, now),
         next=_next(snapshot),
         attempt=_attempt(snapshot),
         assignment=_assignment(snapshot),
         credential=_credential(snapshot),
         onboarding=OnboardingStatus(
-            method=snapshot.policy.attestation, not_after=_maybe(snapshot.onboarding_not_after_unix_ms)
+            source=_source(snapshot),
+            method=snapshot.policy.attestation,
+            not_after=_maybe(snapshot.onboarding_not_after_unix_ms),
         ),
         clock=ClockStatus(trusted=snapshot.clock.trusted, reason=snapshot.clock.reason),
         trust_bundle=None
@@ -87,11 +101,38 @@ def _maybe(unix_ms: int | None) -> str | None:
     return None if unix_ms is None else rfc3339(unix_ms)
 
 
-def _help_needed(snapshot: Snapshot, now: int) -> str | None:
-    """Why an operator is needed, or None."""
-    if not snapshot.policy.dps:
+def _source(snapshot: Snapshot) -> Literal["dps", "manual", "none"]:
+    if snapshot.policy.manual is not None:
+        return "manual"
+    return "dps" if snapshot.policy.dps else "none"
+
+
+def _module_keys_help(snapshot: Snapshot) -> str | None:
+    """Why an operator is needed for the modules; the device itself goes on."""
+    if snapshot.module_keys_lost is None:
         return None
-    if snapshot.foreign_machine:
+    pushing = any(isinstance(one.effect, PushModuleKeys) for one in snapshot.outstanding)
+    return (
+        f"The master key of the modules is missing ({snapshot.module_keys_lost}), so no module key can be "
+        "made that the hub accepts; `identityd module-keys push` gives the hub the keys of a new one, or of "
+        f"one that was put back from a backup.{' A push is under way.' if pushing else ''}"
+    )
+
+
+def _push_problem(problem: Problem) -> str:
+    tracking = f" (tracking id {problem.tracking_id})" if problem.tracking_id else ""
+    return (
+        f"module keys were not pushed to the hub: {problem.code}: {problem.message}{tracking}; "
+        "`identityd module-keys push` tries again"
+    )
+
+
+def _help_needed(snapshot: Snapshot, now: int) -> str | None:
+    """Why an operator is needed for the device's own identity, or None."""
+    source = _source(snapshot)
+    if source == "none":
+        return None
+    if snapshot.foreign_machine and source == "dps":
         return (
             "This journal was written on another machine (a copied image?); nothing is registered until "
             "`identityd reprovision` confirms that this is the device."
@@ -99,8 +140,9 @@ def _help_needed(snapshot: Snapshot, now: int) -> str | None:
     onboarding = snapshot.onboarding_not_after_unix_ms
     if onboarding is not None and snapshot.clock.trusted and onboarding <= now:
         return (
-            f"The onboarding certificate expired at {rfc3339(onboarding)}; without a new one in config.toml "
-            "there is no way back to DPS."
+            f"The {'onboarding' if source == 'dps' else 'configured'} certificate expired at "
+            f"{rfc3339(onboarding)}; without a new one in config.toml there is no way "
+            f"{'back to DPS' if source == 'dps' else 'to the hub'}."
         )
     error = _latest_error(snapshot)
     if error is not None and error.failure_class == "operator" and not _expected(snapshot, error):
@@ -124,7 +166,7 @@ def _latest_error(snapshot: Snapshot) -> Problem | None:
 def _reason(snapshot: Snapshot, now: int) -> str:
     if snapshot.stopping:
         return "The service is stopping; what is under way goes on at the next start."
-    if not snapshot.policy.dps:
+    if _source(snapshot) == "none":
         return "The configuration names no provisioning service."
     running = "" if snapshot.phase is Phase.IDLE else f" {_PHASE_WORDS[snapshot.phase]}"
     held = " Attempts are on hold." if snapshot.hold else ""
@@ -133,6 +175,8 @@ def _reason(snapshot: Snapshot, now: int) -> str:
 
 def _state_words(snapshot: Snapshot, now: int) -> str:
     credential = snapshot.credential
+    if _source(snapshot) == "manual" and snapshot.state in _MANUAL_WORDS:
+        return _MANUAL_WORDS[snapshot.state]
     match snapshot.state:
         case State.UNPROVISIONED:
             return "The device has no identity yet."
@@ -158,6 +202,12 @@ def _state_words(snapshot: Snapshot, now: int) -> str:
         case _:
             return "Registration is repeated; what is in use stays until it is replaced."
 
+
+_MANUAL_WORDS: dict[State, str] = {
+    State.REGISTERING: "The assignment in the configuration is taken up for the first time.",
+    State.PROVISIONED: "Assigned by the configuration; the configured credential serves the hub.",
+    State.REPROVISIONING: "The assignment in the configuration is taken up; what is in use stays until then.",
+}
 
 _PHASE_WORDS: dict[Phase, str] = {
     Phase.IDLE: "Nothing is under way.",
@@ -307,7 +357,8 @@ def story(status: Status) -> tuple[str, ...]:
         lines.append(f"Next: {status.next.what}" + (f", at {status.next.at}." if status.next.at else ""))
     elif status.stuck:
         lines.append("Nothing happens without help.")
-    lines.append(_WOULD_CHANGE[status.state])
+    changes = _MANUAL_WOULD_CHANGE if status.onboarding.source == "manual" else _WOULD_CHANGE
+    lines.append(changes[status.state])
     if not status.clock.trusted:
         lines.append(f"The clock is not trusted: it {status.clock.reason}. Nothing is declared expired.")
     lines.extend(f"Degraded: {note}." for note in status.degraded)
@@ -323,6 +374,18 @@ _WOULD_CHANGE: dict[str, str] = {
     "CertExpiring": "What would change it: the next attempt, `identityd renew`, or expiry.",
     "Renewing": "What would change it: the answer of DPS or of the hub, or expiry.",
     "Reprovisioning": "What would change it: a successful registration.",
+}
+
+
+_MANUAL_WOULD_CHANGE: dict[str, str] = {
+    **_WOULD_CHANGE,
+    "Unprovisioned": "What would change it: a hub that accepts the configured credential, or a corrected "
+    "config.toml.",
+    "Registering": "What would change it: the answer of the hub.",
+    "Provisioned": "What would change it: a changed config.toml, `identityd reprovision`, or repeated "
+    "refusals by the hub.",
+    "Reprovisioning": "What would change it: a hub that accepts the configured credential, or a corrected "
+    "config.toml.",
 }
 
 
@@ -351,6 +414,10 @@ def _event_words(event: Event) -> str:
         issued = "with a certificate" if event.chain is not None else "without a certificate"
         bundle = f", trusted CAs: {event.bundle.certificates}" if event.bundle is not None else ""
         return f"{name} to {event.assigned_hub} {issued}{bundle}"
+    if isinstance(event, ModuleKeysLost):
+        return f"{name}: {event.reason}"[:300]
+    if isinstance(event, ModuleKeysPushed):
+        return f"{name}: {event.modules}"
     return name
 
 
@@ -372,6 +439,8 @@ def _effect_words(effect: AnyEffect) -> str:
             return f"make credential {effect.generation} current"
         case RetireCredential():
             return f"keep generations {', '.join(map(str, effect.keep)) or 'none'}"
+        case PushModuleKeys():
+            return "push module keys"
         case StopService():
             return "stop"
         case _:

@@ -1,7 +1,7 @@
 """Named questions that rows ask. Each reads the snapshot, the event and the stamp, and changes nothing."""
 
 from statemachine import policy
-from statemachine.effects import CommitCredential
+from statemachine.effects import CommitCredential, PushModuleKeys
 from statemachine.events import CredentialProofFailed, Failure, RegistrationAssigned, ReprovisionRequested
 from statemachine.judge import chain_problem
 from statemachine.states import Phase, State
@@ -11,8 +11,13 @@ from statemachine.work import Work
 
 
 def source_is_none(work: Work) -> bool:
-    """Nothing is to be provisioned by DPS."""
-    return not work.snapshot.policy.dps
+    """Neither DPS nor the configuration itself assigns the device."""
+    return not work.snapshot.policy.dps and not assigned_by_configuration(work)
+
+
+def assigned_by_configuration(work: Work) -> bool:
+    """Manual provisioning: the configuration is the assignment, and DPS is never asked."""
+    return work.snapshot.policy.manual is not None
 
 
 def on_hold(work: Work) -> bool:
@@ -20,13 +25,18 @@ def on_hold(work: Work) -> bool:
 
 
 def may_begin(work: Work) -> bool:
-    """DPS is configured, no hold, this is our machine, and the budget allows a registration."""
-    return may_begin_by_command(work) and not work.snapshot.foreign_machine and within_budget(work)
+    """A source is configured, no hold, this is our machine, and the budget allows a registration."""
+    return may_begin_by_command(work) and not image_unconfirmed(work) and within_budget(work)
 
 
 def may_begin_by_command(work: Work) -> bool:
     """A person's word confirms a copied image and does not count against the budget."""
-    return work.snapshot.policy.dps and not work.snapshot.hold
+    return not source_is_none(work) and not work.snapshot.hold
+
+
+def image_unconfirmed(work: Work) -> bool:
+    """A copied image registers nothing. What its configuration names is not registered: a person wrote it."""
+    return work.snapshot.foreign_machine and not assigned_by_configuration(work)
 
 
 def within_budget(work: Work) -> bool:
@@ -35,8 +45,13 @@ def within_budget(work: Work) -> bool:
     return (
         budget.spent < settings.budget_registrations
         or work.now - budget.since_unix_ms >= settings.budget_window_ms
-        or in_last_part(work)
+        or no_budget_counts(work)
     )
+
+
+def no_budget_counts(work: Work) -> bool:
+    """Attempts register nothing, or the certificate in use is about to end."""
+    return assigned_by_configuration(work) or in_last_part(work)
 
 
 def in_last_part(work: Work) -> bool:
@@ -54,7 +69,7 @@ def in_last_part(work: Work) -> bool:
 def beyond_callers_rights(work: Work) -> bool:
     """Only an operator may confirm a copied image or go beyond the budget, not every local caller."""
     event: ReprovisionRequested = work.event
-    return not event.privileged and (work.snapshot.foreign_machine or not within_budget(work))
+    return not event.privileged and (image_unconfirmed(work) or not within_budget(work))
 
 
 # --- what holds of the credential in use? ------------------------------------------------------------
@@ -119,13 +134,20 @@ def another_life_window_open(work: Work) -> bool:
 
 
 def assignment_outdated(work: Work) -> bool:
-    """The stored assignment was made for another configuration, or the bundle is filed under another id."""
+    """The stored assignment was made for another configuration, or the bundle is filed under another id.
+
+    Next to an assignment by the configuration nothing may be left that DPS issued.
+    """
     snapshot = work.snapshot
-    if snapshot.credential is None or snapshot.assignment is None:
+    assignment, bundle, manual = snapshot.assignment, snapshot.bundle, snapshot.policy.manual
+    if snapshot.credential is None or assignment is None:
         return False
-    if snapshot.assignment.fingerprint != snapshot.fingerprint:
+    if assignment.fingerprint != snapshot.fingerprint:
         return True
-    return snapshot.bundle is not None and snapshot.bundle.id != snapshot.policy.trust_bundle_id
+    if manual is None:
+        return bundle is not None and bundle.id != snapshot.policy.trust_bundle_id
+    issued = snapshot.credential.source == "issued" or bundle is not None
+    return issued or (assignment.hub, assignment.device_id) != (manual.hub, manual.device_id)
 
 
 def refusals_confirmed(work: Work) -> bool:
@@ -159,11 +181,14 @@ def backoff_goes_on(work: Work) -> bool:
     """The next attempt is armed, and what the last one ran into is not for a person to mend.
 
     After a failure of class operator a restart is usually the last step of the repair, so it tries at once.
+    So it does when what failed had another source, or was for another manual assignment.
     """
     snapshot = work.snapshot
     error = snapshot.ended.error if snapshot.ended is not None else None
     mendable = error is not None and error.failure_class == "operator"
-    return snapshot.armed_as("attempt") is not None and not mendable
+    tried = snapshot.ended.manual if snapshot.ended is not None else None
+    same = tried == snapshot.policy.manual
+    return snapshot.armed_as("attempt") is not None and same and not mendable
 
 
 def attempt_outdated(work: Work) -> bool:
@@ -175,7 +200,11 @@ def attempt_outdated(work: Work) -> bool:
     attempt = snapshot.attempt
     return (
         attempt is not None
-        and (attempt.fingerprint != snapshot.fingerprint or snapshot.foreign_machine)
+        and (
+            attempt.fingerprint != snapshot.fingerprint
+            or attempt.manual != snapshot.policy.manual
+            or image_unconfirmed(work)
+        )
         and work.phase is not Phase.RETIRING
         and not any(isinstance(one.effect, CommitCredential) for one in snapshot.outstanding)
     )
@@ -189,7 +218,7 @@ def outdated_and_may_begin(work: Work) -> bool:
 def attempt_goes_on(work: Work) -> bool:
     """A start finds the attempt fit to be continued where it was."""
     return (
-        work.snapshot.policy.dps
+        not source_is_none(work)
         and not attempt_outdated(work)
         and not (work.state is State.RENEWING and lost_credential(work))
     )
@@ -282,6 +311,25 @@ def hub_may_be_late(work: Work) -> bool:
     )
 
 
+def refusal_to_be_checked(work: Work) -> bool:
+    """The first refusal of the configured credential: a token may have been made by a wrong clock.
+
+    Nothing else told the time before, as DPS does; the answer may have.
+    """
+    return configuration_refused(work) and _tries(work) == 1
+
+
+def configuration_refused(work: Work) -> bool:
+    """The hub refuses what the configuration says."""
+    attempt = work.snapshot.attempt
+    return candidate_refused(work) and attempt is not None and attempt.manual is not None
+
+
+def _tries(work: Work) -> int:
+    attempt = work.snapshot.attempt
+    return 0 if attempt is None else attempt.tries
+
+
 def candidate_refused(work: Work) -> bool:
     """The hub's verdict on the new credential is no."""
     event: CredentialProofFailed = work.event
@@ -289,12 +337,16 @@ def candidate_refused(work: Work) -> bool:
 
 
 def proof_can_wait(work: Work) -> bool:
-    """The hub cannot be reached, and the credential in use is good for a while."""
+    """The hub cannot be reached, and the credential in use is good for a while.
+
+    When the configuration is the assignment, a configured credential in use is the very one that is to be
+    proven, or is configured no more: there is nothing to keep.
+    """
     credential = work.snapshot.credential
     if credential is None:
         return False
     if credential.source == "configured":
-        return True
+        return not assigned_by_configuration(work)
     return work.now < policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
 
 
@@ -336,3 +388,21 @@ def proof_wanted(work: Work) -> bool:
 
 def rests_and_proof_wanted(work: Work) -> bool:
     return resting(work) and proof_wanted(work)
+
+
+# --- module keys -------------------------------------------------------------------------------------
+
+
+def stopping(work: Work) -> bool:
+    """The service was asked to stop."""
+    return work.snapshot.stopping
+
+
+def push_under_way(work: Work) -> bool:
+    """A push of module keys is unanswered; its answer is that to whoever asks meanwhile, too."""
+    return any(isinstance(one.effect, PushModuleKeys) for one in work.snapshot.outstanding)
+
+
+def nobody_to_push_to(work: Work) -> bool:
+    """There is no credential in use that a hub would accept, or none that may be used."""
+    return source_is_none(work) or lost_credential(work) or credential_expired(work)

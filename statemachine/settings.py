@@ -41,11 +41,21 @@ class MaintenanceWindow(Struct, frozen=True, forbid_unknown_fields=True):
     "1 to 1440."
 
 
+class ManualAssignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where ``[provisioning] source = "manual"`` says the device belongs."""
+
+    hub: str
+    "Host name of the hub; a port is kept."
+    device_id: str
+
+
 class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the machine needs to know of the configuration. No secrets, no paths."""
 
     dps: bool = True
     "False for provisioning sources that never talk to DPS (manual, none)."
+    manual: ManualAssignment | None = None
+    "The assignment, when the configuration names it instead of DPS; ``dps`` is then False."
     registration_id: str = ""
     "Also the CN asked for in every CSR."
     endpoint: str = ""
@@ -148,6 +158,19 @@ class ManualProvisioning(Struct, frozen=True, kw_only=True):
 
 class NoProvisioning(Struct, frozen=True, kw_only=True):
     """``[provisioning] source = "none"``: local identities only."""
+
+
+def credential_of(
+    provisioning: DpsProvisioning | ManualProvisioning | NoProvisioning | None,
+) -> SymmetricKeySource | X509Source | IssuedSource | None:
+    """What the configuration proves the device with, whatever the source; None without one."""
+    match provisioning:
+        case DpsProvisioning():
+            return provisioning.attestation
+        case ManualProvisioning():
+            return provisioning.authentication
+        case _:
+            return None
 
 
 class TlsSettings(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from statemachine.effects import AnyEffect
 from statemachine.events import BundleFacts, ChainFacts
-from statemachine.settings import PolicySettings
+from statemachine.settings import ManualAssignment, PolicySettings
 from statemachine.states import FailureClass, Phase, State, Timer
 
 
@@ -46,6 +46,8 @@ class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     number: int
     fingerprint: str
     "Configuration it was begun under; when that no longer matches, it is abandoned."
+    manual: ManualAssignment | None = None
+    "Set when the configuration is the assignment: DPS is not asked."
     started_unix_ms: int
     by_operator: bool = False
     "A person ordered it: certificate-less answers, a missing bundle and the budget are judged accordingly."
@@ -68,6 +70,8 @@ class Ended(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     ended_unix_ms: int
     error: Problem | None = None
     "None: it succeeded."
+    manual: ManualAssignment | None = None
+    "As in the attempt."
 
 
 class StagedKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +84,7 @@ class StagedKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Candidate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What DPS assigned, on its way to become current."""
+    """What DPS or the configuration assigned, on its way to become current."""
 
     generation: int
     hub: str
@@ -94,7 +98,7 @@ class Candidate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     keep_bundle: bool = False
     "The answer brought no bundle that could replace the stored one, and no reason to remove it."
     new_assignment: bool = False
-    "Another hub or device than before: hubs are late to accept those."
+    "DPS named another hub or device than before: hubs are late to accept those."
     proven: bool = False
 
 
@@ -204,6 +208,10 @@ class Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     bundle_problem: str | None = None
     "Why the latest bundle from the cloud could not be used."
     superseded: tuple[Superseded, ...] = ()
+    module_keys_lost: str | None = None
+    "Why the hub accepts other module keys than this device can make; None when nothing says so."
+    module_keys_problem: Problem | None = None
+    "Why the latest push of module keys failed."
     newest_generation: int = 0
     armed: tuple[Armed, ...] = ()
     outstanding: tuple[Outstanding, ...] = ()

@@ -35,7 +35,7 @@ class AttemptStatus(Struct, frozen=True, kw_only=True):
 
 
 class AssignmentStatus(Struct, frozen=True, kw_only=True):
-    """Where DPS put the device."""
+    """Where DPS, or the configuration, put the device."""
 
     hub: str
     "Host name of the IoT hub, with a port when the cloud named one."
@@ -47,7 +47,7 @@ class CredentialStatus(Struct, frozen=True, kw_only=True):
     """The credential in use for IoT Hub."""
 
     source: Literal["issued", "configured"]
-    "`issued` by DPS, or the `configured` one because the cloud issues none."
+    "`issued` by DPS, or the `configured` one: the cloud issues none, or the configuration is the assignment."
     certificate_id: str | None = None
     "Under which certd serves it."
     sha256: str | None = None
@@ -65,8 +65,10 @@ class CredentialStatus(Struct, frozen=True, kw_only=True):
 
 
 class OnboardingStatus(Struct, frozen=True, kw_only=True):
-    """The configured credential, the only way back to DPS."""
+    """Where the assignment comes from, and the configured credential: the only way back to it."""
 
+    source: Literal["dps", "manual", "none"] = "dps"
+    "`dps` asks DPS, `manual` takes the configuration's own word, `none` leaves the device without a hub."
     method: str
     "`symmetric_key`, `x509` or `none`."
     not_after: str | None = None

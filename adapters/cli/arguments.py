@@ -67,6 +67,16 @@ def _diagram(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", choices=("lifecycle", "attempt"), default="lifecycle", help=about)
 
 
+def _export(parser: argparse.ArgumentParser) -> None:
+    about = "replaced in one step, mode 0644 (default: standard output)"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=about)
+
+
+def _install(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     _json(parser)
     parser.add_argument(
@@ -83,6 +93,7 @@ def _cloud(parser: argparse.ArgumentParser) -> None:
     option("--cert-lifetime", type=_seconds, default=30 * 86_400.0, metavar="SECONDS", help=about)
     option("--bundle", metavar="FILE", help="PEM file sent as the trust bundle")
     option("--no-identity-certs", action="store_true", help="assign without issuing certificates")
+    option("--server-certs", action="store_true", help="say that devices may ask for server certificates")
     option("--api-version", metavar="VERSION", help="serve this dialect alone (default: every one)")
     option("--faults", metavar="FILE", help="TOML file of what shall go wrong")
     option("--assigning", type=_count, default=1, metavar="N", help="polls before an answer (default 1)")
@@ -127,7 +138,12 @@ def _number(kind: Callable[[str], N], text: str, least: N, most: N, what: str) -
     return value
 
 
-GROUPS: Mapping[str, str] = {"journal": "what the service remembers", "system": "the service as a whole"}
+GROUPS: Mapping[str, str] = {
+    "journal": "what the service remembers",
+    "module-keys": "the keys of this device's modules at the hub",
+    "system": "the service as a whole",
+    "trust-bundle": "the certificates that programs on this device are to trust",
+}
 
 IDENTITYD: Sequence[Command] = (
     Command(
@@ -186,6 +202,13 @@ IDENTITYD: Sequence[Command] = (
         arguments=_wait,
     ),
     Command(
+        words="module-keys push",
+        summary="give the hub the module keys of this device; a lost master key is made anew",
+        code="adapters.cli.client:push_module_keys",
+        example="sudo identityd module-keys push --timeout 60",
+        arguments=_wait,
+    ),
+    Command(
         words="replay",
         summary="check that journals replay to the same decisions",
         code="adapters.cli.journal:replay",
@@ -198,6 +221,27 @@ IDENTITYD: Sequence[Command] = (
         code="adapters.cli.journal:show",
         example="identityd journal show --from 100",
         arguments=_show,
+    ),
+    Command(
+        words="trust-bundle show",
+        summary="each certificate, and which bundle it is from",
+        code="adapters.cli.trust_bundle:show",
+        example="identityd trust-bundle show --json",
+        arguments=_json,
+    ),
+    Command(
+        words="trust-bundle export",
+        summary="the local bundle and that of DPS as one PEM text",
+        code="adapters.cli.trust_bundle:export",
+        example="identityd trust-bundle export /etc/app/roots.pem",
+        arguments=_export,
+    ),
+    Command(
+        words="trust-bundle install",
+        summary="put the CA certificates of the DPS bundle into the system's trust store",
+        code="adapters.cli.trust_bundle:install",
+        example="sudo identityd trust-bundle install --dry-run",
+        arguments=_install,
     ),
     Command(
         words="diagram",

@@ -1,4 +1,4 @@
-"""Commands that talk to a running service: status, explain, watch, renew, reprovision."""
+"""Commands that talk to a running service: status, explain, watch, renew, reprovision, module-keys push."""
 
 import sys
 import time
@@ -7,11 +7,12 @@ from argparse import Namespace
 import msgspec
 from msgspec import Struct
 
-from adapters.cli.control_client import ControlClient, Line
+from adapters.cli.control_client import ControlClient, Happening, Line, Taken
 from adapters.cli.failure import DONE, NO, CommandFailed
 from adapters.cli.screen import Ink, clock_time, failure_text, headline, result_text, status_screen
 from adapters.errors import bounded
 from adapters.paths import client_paths
+from statemachine.outcome import Course
 from statemachine.status import LastError
 
 RECENT_RECORDS = 10
@@ -87,6 +88,11 @@ def reprovision(args: Namespace) -> int:
     return _tell_ending(args, _carry_out(args, "reprovision"))
 
 
+def push_module_keys(args: Namespace) -> int:
+    """The hub is given the keys of this device's modules."""
+    return _tell_ending(args, _push_module_keys(args))
+
+
 def system_reprovision(args: Namespace) -> int:
     """The same, in the words of aziotctl and iotedge."""
     ending = _carry_out(args, "reprovision")
@@ -125,17 +131,16 @@ def _carry_out(args: Namespace, name: str) -> Ending:
     until = time.monotonic() + args.timeout
     taken = client.command(name)
     if taken.verdict == "ignored" or args.no_wait:
-        outcome = "ignored" if taken.verdict == "ignored" else "running"
-        return Ending(outcome=outcome, sequence=taken.sequence, why=taken.why)
+        return _not_followed(taken)
     course = Course(taken.sequence)
     try:
         for line in client.follow(taken.sequence, until=until):
-            if line.type == "record" and course.moves(line) and not args.json:
+            if line.type == "record" and _moves(course, line) and not args.json:
                 print(f"{clock_time(line.now_unix_ms)}  {course.position}", flush=True)
             if course.over:
                 break
     except KeyboardInterrupt:
-        print(f"no longer waiting: {name} goes on, `identityd status` tells how", file=sys.stderr)
+        _goes_on(args)
         raise
     now = client.status()
     if not course.over:
@@ -155,33 +160,62 @@ def _carry_out(args: Namespace, name: str) -> Ending:
     )
 
 
-class Course:
-    """How the attempt behind one command goes, told by its records."""
+def _push_module_keys(args: Namespace) -> Ending:
+    """One record answers it, whatever the device itself does meanwhile; a push under way is joined."""
+    client = _client(args)
+    until = time.monotonic() + args.timeout
+    taken = client.command("module-keys")
+    if taken.verdict == "ignored" or args.no_wait:
+        return _not_followed(taken)
+    try:
+        answers = (_push_answer(line) for line in client.follow(taken.sequence, until=until))
+        answer = next((one for one in answers if one is not None), None)
+    except KeyboardInterrupt:
+        _goes_on(args)
+        raise
+    now = client.status()
+    error = None
+    if answer is None:
+        outcome, why = "running", f"not ended after {args.timeout:g} s; it goes on"
+    elif answer.failure_class is None:
+        outcome, why = "done", f"modules that have their keys: {answer.modules}"
+    else:
+        outcome, why = "failed", now.reason
+        error = LastError(
+            failure_class=answer.failure_class,
+            code=answer.code or "",
+            message=answer.message,
+            tracking_id=answer.tracking_id,
+        )
+    return Ending(
+        outcome=outcome, sequence=taken.sequence, why=why, state=now.state, phase=now.phase, error=error
+    )
 
-    def __init__(self, sequence: int) -> None:
-        self._sequence = sequence
-        self._running = False
-        self._committed = False
-        self.position = ""
-        self.over = False
-        self.succeeded = False
-        self.was_nothing_to_do = False
 
-    def moves(self, line: Line) -> bool:
-        """Take a record; True when the position of the machine is another than before."""
-        if line.phase == "Retiring" or (line.event and line.event.type == "credential-committed"):
-            self._committed = True
-        if line.phase != "Idle":
-            self._running = True
-        elif self._running:
-            self.over, self.succeeded = True, self._committed
-        elif line.sequence == self._sequence and not line.effects:
-            # Nothing was wished for, so nothing follows: there is no attempt to wait for.
-            self.over, self.succeeded = True, line.state in ("Provisioned", "CertExpiring")
-            self.was_nothing_to_do = True
-        before = self.position
-        self.position = line.state if line.phase == "Idle" else f"{line.state}, {line.phase}"
-        return self.position != before
+def _push_answer(line: Line) -> Happening | None:
+    """The event, if this record is what a push came to."""
+    event = line.event
+    answers = event is not None and event.type in ("module-keys-pushed", "module-keys-push-failed")
+    return event if answers and line.verdict != "ignored" else None
+
+
+def _not_followed(taken: Taken) -> Ending:
+    outcome = "ignored" if taken.verdict == "ignored" else "running"
+    return Ending(outcome=outcome, sequence=taken.sequence, why=taken.why)
+
+
+def _goes_on(args: Namespace) -> None:
+    print(f"no longer waiting: {args.command} goes on, `identityd status` tells how", file=sys.stderr)
+
+
+def _moves(course: Course, line: Line) -> bool:
+    return course.take(
+        sequence=line.sequence,
+        state=line.state,
+        phase=line.phase,
+        event=line.event.type if line.event else "",
+        wished=bool(line.effects),
+    )
 
 
 def _tell_ending(args: Namespace, ending: Ending) -> int:

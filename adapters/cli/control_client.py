@@ -40,6 +40,7 @@ class Happening(Struct, frozen=True):
     code: str | None = None
     message: str = ""
     tracking_id: str | None = None
+    modules: int = 0
 
 
 class Line(Struct, frozen=True):
@@ -52,6 +53,7 @@ class Line(Struct, frozen=True):
     effects: tuple[msgspec.Raw, ...] = ()
     state: str = ""
     phase: str = ""
+    verdict: str = ""
     why: str = ""
     message: str = ""
     raw: bytes = b""
@@ -92,7 +94,7 @@ class ControlClient:
             raise self._unknown(exc) from exc
 
     def command(self, name: str) -> Taken:
-        """`renew` or `reprovision`."""
+        """`renew`, `reprovision` or `module-keys`."""
         try:
             return msgspec.json.decode(self._ask("POST", f"/v1/{name}"), type=Taken)
         except msgspec.DecodeError as exc:

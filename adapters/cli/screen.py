@@ -82,6 +82,8 @@ def result_text(status: Status) -> str:
     credential = status.credential
     if credential is None:
         return where
+    if credential.source == "configured" and status.onboarding.source == "manual":
+        return f"{where}, with the configured credential"
     if credential.source == "configured":
         return f"{where}, with the configured credential: no certificate was issued"
     return f"{where}, certificate valid to {credential.not_after}"

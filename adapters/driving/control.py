@@ -6,6 +6,7 @@
 ``GET /v1/machine``               the machine's tables as data and as Mermaid text
 ``POST /v1/renew``                a new certificate now
 ``POST /v1/reprovision``          registration from the start
+``POST /v1/module-keys``          the hub is given the keys of this device's modules
 ================================  ======================================================================
 
 **Who may.** Reading is for whoever can open the socket: root, the service's own user, and the socket's
@@ -32,7 +33,7 @@ from msgspec import Struct, structs
 from adapters.errors import StoreUnavailable, bounded
 from adapters.ports import Lifecycle
 from adapters.wire.http_server import Handler, Request, Response, error_response
-from statemachine.events import AnyEvent, RenewRequested, ReprovisionRequested
+from statemachine.events import AnyEvent, ModuleKeysRequested, RenewRequested, ReprovisionRequested
 
 HEARTBEAT_S = 15.0
 MAX_SEQUENCE = 2**63 - 1
@@ -45,6 +46,7 @@ ROUTES: Mapping[str, str] = {
     "/v1/machine": "GET",
     "/v1/renew": "POST",
     "/v1/reprovision": "POST",
+    "/v1/module-keys": "POST",
 }
 
 
@@ -95,11 +97,8 @@ async def _command(lifecycle: Lifecycle, path: str, uid: int | None, commanders:
         others = ", ".join(str(one) for one in sorted(commanders - {0}))
         who = f"root (try sudo) or uid {others}" if others else "root (try sudo)"
         return error_response(403, f"uid {uid} may read but not command this service; commands are for {who}")
-    event: AnyEvent = (
-        RenewRequested(uid=uid) if path == "/v1/renew" else ReprovisionRequested(uid=uid, privileged=True)
-    )
     try:
-        taken = await lifecycle.command(event)
+        taken = await lifecycle.command(_COMMANDS[path](uid))
     except StoreUnavailable as exc:
         seconds = RETRY_AFTER_S if exc.retry_after_ms is None else max(1, -(-exc.retry_after_ms // 1000))
         message = (
@@ -111,6 +110,13 @@ async def _command(lifecycle: Lifecycle, path: str, uid: int | None, commanders:
         refusal = {"message": taken.why, "sequence": taken.sequence, "verdict": taken.verdict}
         return Response(409, _json.encode(refusal))
     return Response(202, _json.encode(taken))
+
+
+_COMMANDS: Mapping[str, Callable[[int], AnyEvent]] = {
+    "/v1/renew": lambda uid: RenewRequested(uid=uid),
+    "/v1/reprovision": lambda uid: ReprovisionRequested(uid=uid, privileged=True),
+    "/v1/module-keys": lambda uid: ModuleKeysRequested(uid=uid),
+}
 
 
 def _events(lifecycle: Lifecycle, request: Request) -> Response:

@@ -16,6 +16,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     SubmitRegistration,
@@ -27,6 +28,7 @@ from statemachine.events import (
     CredentialRetireFailed,
     Failure,
     KeyStageFailed,
+    ModuleKeysPushFailed,
     RegistrationFailed,
 )
 
@@ -43,6 +45,7 @@ _NO: Mapping[type[Asking], type[Failure]] = {
     ProveCredential: CredentialProofFailed,
     CommitCredential: CredentialCommitFailed,
     RetireCredential: CredentialRetireFailed,
+    PushModuleKeys: ModuleKeysPushFailed,
 }
 
 

@@ -128,7 +128,7 @@ class MemoryStore(Peer):
             substatus=effect.substatus,
             certificate_type=effect.certificate_type,
             sha256="" if leaf is None else fingerprint(leaf),
-            bundle_id=effect.bundle_id,
+            bundle_id=effect.bundle_id if certificates else None,
             bundle_certificates=certificates,
             bundle_sha256=bundle_sha256,
             **facts,

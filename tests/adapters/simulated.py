@@ -17,6 +17,7 @@ from adapters.errors import StoreUnavailable
 from adapters.fakes.clock import SeededChance, VirtualClock
 from adapters.fakes.cloud import FakeHub, FakeRegistrar
 from adapters.fakes.journal import MemoryJournal
+from adapters.fakes.module_keys import FakeModuleKeys
 from adapters.fakes.peer import Asked, no
 from adapters.fakes.store import MemoryStore
 from adapters.runtime import Opened, Ports, Runtime
@@ -111,6 +112,7 @@ class Simulated:
         self.store = MemoryStore(self.true, asked=self.asked)
         self.registrar = FakeRegistrar(self.true, pending=pending, life_ms=life_ms, asked=self.asked)
         self.hub = FakeHub(self.true, self.store, asked=self.asked)
+        self.module_keys = FakeModuleKeys(asked=self.asked)
         self.opening_fails = 0
         "So many tries to open the journal."
         self.opened_s: list[float] = []
@@ -135,6 +137,7 @@ class Simulated:
             registrar=self.registrar,
             hub=self.hub,
             store=self.store,
+            module_keys=self.module_keys,
             timers=self.timers,
             clock=self.clock,
             chance=self.chance,

@@ -21,7 +21,12 @@ from adapters.errors import AlreadyRunning, ConfigurationInvalid, StoreUnavailab
 from adapters.ports import Taken
 from adapters.simulators.cloud import CloudListening, CloudOptions
 from adapters.wire.http_server import Response
-from statemachine.events import ClockObserved, HubRefusedCredential, ShutdownRequested
+from statemachine.events import (
+    ClockObserved,
+    HubRefusedCredential,
+    ModuleKeysRequested,
+    ShutdownRequested,
+)
 from statemachine.journal import Header, Record, decode_line, encode_line, head_lines
 from statemachine.machine import RULES_REVISION, decide
 from statemachine.snapshot import Snapshot
@@ -213,9 +218,11 @@ def test_instants(text, shown):
 # --- nobody there, somebody else there ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "explain", "renew", "reprovision"])
+@pytest.mark.parametrize(
+    "command", ["status", "watch", "explain", "renew", "reprovision", "module-keys push"]
+)
 def test_no_service(command, tmp_path, capsys):
-    assert identityd([command, "--root", str(tmp_path)]) == 3
+    assert identityd([*command.split(), "--root", str(tmp_path)]) == 3
     err = capsys.readouterr().err
     assert f"no service answers at {tmp_path}/run/aziot/control.sock (No such file or directory)" in err
     assert "identityd run" in err
@@ -468,6 +475,117 @@ def test_ctrl_c_while_waiting_says_that_it_goes_on(run, monkeypatch):
     monkeypatch.setattr(control_client.time, "sleep", interrupt)
     status, _, err = run(machine, "renew")
     assert (status, err) == (130, "no longer waiting: renew goes on, `identityd status` tells how\n")
+
+
+# --- module-keys push --------------------------------------------------------------------------------
+
+PUSHED = {"type": "module-keys-pushed", "modules": 3}
+NOT_PUSHED = {
+    "type": "module-keys-push-failed",
+    "class": "wait",
+    "code": "hub-429",
+    "message": "slow down\x1b[2J",
+    "tracking_id": "7ac5",
+}
+
+
+def pushing(machine, answer):
+    """The device renews meanwhile; the answer comes in the middle of that."""
+    course(
+        machine,
+        ("module-keys-requested", "Renewing", "Polling"),
+        ("credential-retired", "Provisioned", "Idle"),
+        *((answer, "Provisioned", "Idle") for _ in range(answer is not None)),
+        then={"reason": "the master key is missing"},
+    )
+
+
+def test_a_push_waits_for_its_own_answer(run):
+    machine = Machine()
+    pushing(machine, PUSHED)
+    assert run(machine, "module-keys", "push") == (
+        0,
+        "module-keys push done: modules that have their keys: 3\n",
+        "",
+    )
+    assert machine.commands == [ModuleKeysRequested(uid=os.getuid())]
+
+
+def test_a_push_that_fails(run):
+    machine = Machine()
+    pushing(machine, NOT_PUSHED)
+    status, out, err = run(machine, "module-keys", "push")
+    assert (status, out) == (1, "")
+    assert err == (
+        "hub-429 (wait): slow down [2J, tracking id 7ac5\n"
+        "module-keys push failed. Now: the master key is missing\n"
+    )
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [(PUSHED, "done"), (NOT_PUSHED, "failed")])
+def test_a_push_json(run, answer, outcome):
+    machine = Machine()
+    pushing(machine, answer)
+    status, out, err = run(machine, "module-keys", "push", "--json")
+    assert (status, err) == (0 if outcome == "done" else 1, "")
+    told = msgspec.json.decode(out)
+    assert (told["outcome"], told["state"], told["error"] is None) == (
+        outcome,
+        "Provisioned",
+        outcome == "done",
+    )
+
+
+def test_a_push_that_takes_longer_than_somebody_waits(run):
+    machine = Machine()
+    pushing(machine, None)
+    status, out, _ = run(machine, "module-keys", "push", "--timeout", "0.05")
+    assert (status, out) == (1, "module-keys push running: not ended after 0.05 s; it goes on\n")
+
+
+def test_an_answer_to_nothing_is_not_waited_for(run):
+    """A record that the machine ignored says nothing about this push."""
+    machine = Machine()
+    pushing(machine, NOT_PUSHED)
+    first = machine.on_command
+
+    def stale(event):
+        first(event)
+        machine.lines[-1] = machine.lines[-1].replace(b'"taken"', b'"ignored"')
+        machine.record(PUSHED)
+
+    machine.on_command = stale
+    assert run(machine, "module-keys", "push")[0] == 0
+
+
+def test_a_push_nobody_waits_for(run):
+    machine = Machine()
+    status, out, _ = run(machine, "module-keys", "push", "--no-wait")
+    assert (status, out) == (0, "module-keys push running: begins now\n")
+
+
+def test_a_push_that_is_refused(run):
+    machine = Machine()
+    machine.taken = Taken(sequence=1, verdict="refused", why="No hub would take module keys now.")
+    status, out, err = run(machine, "module-keys", "push")
+    assert (status, out) == (1, "")
+    assert "No hub would take module keys now." in err
+
+
+def test_ctrl_c_while_a_push_is_waited_for(run, monkeypatch):
+    machine = Machine()
+    pushing(machine, None)
+    machine.before_stored = machine.end
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control_client.time, "sleep", interrupt)
+    status, _, err = run(machine, "module-keys", "push")
+    assert (status, err) == (
+        130,
+        "no longer waiting: module-keys push goes on, `identityd status` tells how\n",
+    )
 
 
 # --- watch -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from adapters.driving.control import ROUTES, control_handler, event_lines
 from adapters.errors import StoreUnavailable
 from adapters.ports import Taken
 from adapters.wire.http_server import Peer, Request
-from statemachine.events import RenewRequested, ReprovisionRequested
+from statemachine.events import ModuleKeysRequested, RenewRequested, ReprovisionRequested
 from statemachine.status import Status
 from tests.adapters.unix_peer import Machine, exchange, record_line, serving
 
@@ -91,11 +91,16 @@ def test_who_may_command(uid):
         {"sequence": 1, "verdict": "taken", "why": "begins now"},
     )
     assert ask(machine, "POST", "/v1/reprovision", uid).status == 202
-    assert machine.commands == [RenewRequested(uid=uid), ReprovisionRequested(uid=uid, privileged=True)]
+    assert ask(machine, "POST", "/v1/module-keys", uid).status == 202
+    assert machine.commands == [
+        RenewRequested(uid=uid),
+        ReprovisionRequested(uid=uid, privileged=True),
+        ModuleKeysRequested(uid=uid),
+    ]
 
 
 @pytest.mark.parametrize("uid", [STRANGER, 65534, None])
-@pytest.mark.parametrize("path", ["/v1/renew", "/v1/reprovision"])
+@pytest.mark.parametrize("path", ["/v1/renew", "/v1/reprovision", "/v1/module-keys"])
 def test_who_may_not(uid, path):
     machine = Machine()
     response = ask(machine, "POST", path, uid)

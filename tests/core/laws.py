@@ -3,10 +3,22 @@
 from collections.abc import Callable
 
 from statemachine import policy
-from statemachine.effects import Asking, RetireCredential, SubmitRegistration, effect_id
+from statemachine.effects import (
+    Asking,
+    PollRegistration,
+    PushModuleKeys,
+    RetireCredential,
+    StageKey,
+    SubmitRegistration,
+    effect_id,
+)
 from statemachine.events import (
     AnyEvent,
     DeadlinePassed,
+    ModuleKeysLost,
+    ModuleKeysPushed,
+    ModuleKeysPushFailed,
+    ModuleKeysRequested,
     RegistrationFailed,
     RenewRequested,
     ReprovisionRequested,
@@ -40,9 +52,14 @@ def goes_on(before, now, event, decision):
     """Something is armed or outstanding, or a person was told what holds everything back."""
     after = decision.snapshot
     if after.phase is not Phase.IDLE:
-        waits = after.outstanding or after.armed_as("phase")
-        return None if waits else "the attempt waits for nothing"
-    if after.hold or after.foreign_machine or not after.policy.dps or after.stopping:
+        asked = any(not isinstance(one.effect, PushModuleKeys) for one in after.outstanding)
+        return None if asked or after.armed_as("phase") else "the attempt waits for nothing"
+    manual = after.policy.manual is not None
+    if after.hold or after.stopping or not (after.policy.dps or manual):
+        return None
+    if manual and after.state is State.PROVISIONED:
+        return "issuance is asked of nobody" if after.armed_as("reissue") else None
+    if after.foreign_machine and not manual:
         return None
     timers = {
         State.UNPROVISIONED: ("attempt",),
@@ -159,6 +176,49 @@ def expiry_needs_a_trusted_clock(before, now, event, decision):
     return None
 
 
+def a_manual_assignment_needs_no_dps(before, now, event, decision):
+    after = decision.snapshot
+    if after.policy.manual is None:
+        return None
+    if any(
+        isinstance(effect, StageKey | SubmitRegistration | PollRegistration) for effect in decision.effects
+    ):
+        return "DPS is asked for what the configuration says"
+    if after.state not in (State.PROVISIONED, State.CERT_EXPIRING):
+        return None
+    here = (after.assignment.hub, after.assignment.device_id, after.credential.source, after.bundle)
+    manual = after.policy.manual
+    if after.state is State.PROVISIONED and here == (manual.hub, manual.device_id, "configured", None):
+        return None
+    return f"at rest with {here}"
+
+
+MODULE_KEYS = (ModuleKeysLost, ModuleKeysRequested, ModuleKeysPushed, ModuleKeysPushFailed)
+
+
+def module_keys_are_nobody_elses_business(before, now, event, decision):
+    """The flag goes up and down by their own events only, and those touch neither the life nor an attempt."""
+    after = decision.snapshot
+    if not isinstance(event, MODULE_KEYS):
+        same = before.module_keys_lost == after.module_keys_lost
+        return None if same else "something else changed what is known of module keys"
+    if isinstance(event, ModuleKeysLost) and after.module_keys_lost is None:
+        return "a loss was not noted"
+    if isinstance(event, ModuleKeysPushFailed) and after.module_keys_lost != before.module_keys_lost:
+        return "a failure changed what is known of the master key"
+    if any(not isinstance(effect, PushModuleKeys) for effect in decision.effects):
+        return "more than a push was wished for"
+    asked = [sum(isinstance(one.effect, PushModuleKeys) for one in it.outstanding) for it in (before, after)]
+    if asked[1] > 1:
+        return "two pushes at once"
+    touched = [
+        name
+        for name in ("state", "phase", "attempt", "candidate", "staged", "assignment", "armed", "failures")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    return f"{touched} changed" if touched else None
+
+
 def stale_changes_nothing(before, now, event, decision):
     if decision.verdict == "ignored" and decision.snapshot.state is not before.state:
         return "an ignored event moved the machine"
@@ -177,6 +237,8 @@ LAWS: tuple[Law, ...] = (
     nothing_needed_is_retired,
     unproven_is_proven_later,
     expiry_needs_a_trusted_clock,
+    a_manual_assignment_needs_no_dps,
+    module_keys_are_nobody_elses_business,
     stale_changes_nothing,
 )
 

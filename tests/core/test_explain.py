@@ -14,6 +14,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     StopService,
@@ -25,6 +26,8 @@ from statemachine.events import (
     ConfigurationChanged,
     DeadlinePassed,
     HoldRequested,
+    ModuleKeysLost,
+    ModuleKeysPushed,
     ReprovisionRequested,
     ShutdownRequested,
     tag_of,
@@ -39,6 +42,7 @@ from tests.core.walks import seeded
 from tests.core.world import (
     BUNDLE,
     DAY,
+    ELSEWHERE,
     HOUR,
     NO_DPS,
     POLICY,
@@ -46,8 +50,10 @@ from tests.core.world import (
     World,
     assigned,
     certless,
+    configured,
     expiring,
     fresh,
+    manual,
     provisioned,
     record_of,
     registering,
@@ -103,7 +109,7 @@ def test_the_fields_are_exactly_these():
         "generation",
         "proven",
     ]
-    assert list(found["onboarding"]) == ["method", "not_after"]
+    assert list(found["onboarding"]) == ["source", "method", "not_after"]
     assert list(found["clock"]) == ["trusted", "reason"]
     assert list(found["trust_bundle"]) == ["id", "certificates", "sha256"]
 
@@ -131,7 +137,7 @@ def test_a_provisioned_device():
             "generation": 1,
             "proven": True,
         },
-        "onboarding": {"method": "symmetric_key", "not_after": None},
+        "onboarding": {"source": "dps", "method": "symmetric_key", "not_after": None},
         "clock": {"trusted": True, "reason": "the kernel says it is synchronised"},
         "trust_bundle": {"id": "aziot-dps-trust-bundle", "certificates": 1, "sha256": BUNDLE.sha256},
         "version": "0.1.0",
@@ -285,7 +291,11 @@ def test_an_enrolment_that_stopped_issuing_needs_somebody():
 
 def test_the_onboarding_credential_is_part_of_it():
     world = provisioned(**x509(onboarding_not_after_unix_ms=T0 + DAY))
-    assert status(world)["onboarding"] == {"method": "x509", "not_after": rfc3339(T0 + DAY)}
+    assert status(world)["onboarding"] == {
+        "source": "dps",
+        "method": "x509",
+        "not_after": rfc3339(T0 + DAY),
+    }
     world.now += DAY
     assert status(world)["stuck"] is True
 
@@ -460,6 +470,7 @@ EFFECTS = (
     ),
     (RetireCredential(keep=(1, 2)), "keep generations 1, 2"),
     (RetireCredential(keep=()), "keep generations none"),
+    (PushModuleKeys(), "push module keys"),
     (StopService(), "stop"),
 )
 
@@ -496,3 +507,79 @@ def test_notes_on_the_configuration_last_until_the_next_one():
     found = status(world)
     assert found["degraded"] == ["journal: cut"]
     assert found["onboarding"]["not_after"] == rfc3339(T0 + 90 * DAY)
+
+
+# --- where the configuration is the assignment --------------------------------------------------------
+
+
+def test_a_manual_device():
+    found = status(manual())
+    assert (found["state"], found["stuck"], found["next"]) == ("Provisioned", False, None)
+    assert found["reason"] == "Assigned by the configuration; the configured credential serves the hub."
+    assert found["onboarding"] == {"source": "manual", "method": "symmetric_key", "not_after": None}
+    lines = told(manual())
+    assert "DPS" not in lines
+    assert "renew" not in lines
+    assert "certificate" not in lines
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (lambda: manual(Phase.PROVING), "is taken up for the first time. The new credential is being shown"),
+        (lambda: moved(ELSEWHERE), "is taken up; what is in use stays until then. The new credential"),
+    ],
+)
+def test_a_manual_device_on_its_way(place, words):
+    world = place()
+    assert words in status(world)["reason"]
+    assert "DPS" not in told(world)
+
+
+def moved(policy):
+    world = manual()
+    world.take(configured(policy))
+    return world
+
+
+def test_a_manual_device_that_the_hub_refuses():
+    world = manual(Phase.PROVING)
+    world.deny(ProveCredential, refused=True, code="hub-401", message="who are you?")
+    world.fire("phase")
+    world.deny(ProveCredential, refused=True, code="hub-401", message="who are you?")
+    found = status(world)
+    assert found["stuck"]
+    assert found["reason"] == "The latest attempt failed and needs somebody's help: hub-401: who are you?"
+    assert found["next"]["what"] == "another attempt"
+    assert "a hub that accepts the configured credential" in told(world)
+
+
+def test_a_manual_certificate_ends():
+    world = manual(onboarding_not_after_unix_ms=T0 + DAY)
+    world.now += DAY
+    ended = rfc3339(T0 + DAY)
+    assert status(world)["reason"] == (
+        f"The configured certificate expired at {ended}; without a new one in config.toml there is no way "
+        "to the hub."
+    )
+
+
+def test_a_copied_image_means_nothing_to_a_manual_assignment():
+    assert not status(manual(foreign_machine=True))["stuck"]
+
+
+def test_without_a_source():
+    found = status(fresh(policy=NO_DPS, fingerprint=""))
+    assert found["onboarding"] == {"source": "none", "method": "none", "not_after": None}
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (ModuleKeysLost(reason="no such file"), "module keys lost: no such file"),
+        (ModuleKeysPushed(answers="1.1.0", modules=3), "module keys pushed: 3"),
+    ],
+)
+def test_module_keys_in_words(event, words):
+    record = record_of(T0, event, World().take(event))
+    assert tell(structs.replace(record, verdict="taken")).endswith(words)

@@ -14,6 +14,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     SubmitRegistration,
@@ -25,6 +26,8 @@ from statemachine.events import (
     HoldRequested,
     HubRefusedCredential,
     Inventory,
+    ModuleKeysLost,
+    ModuleKeysRequested,
     RegistrationPending,
     RenewRequested,
     ReprovisionRequested,
@@ -35,6 +38,7 @@ from statemachine.machine import Decision
 from statemachine.states import Phase, State
 from tests.core.world import (
     DAY,
+    MANUAL,
     MINUTE,
     NO_DPS,
     POLICY,
@@ -45,6 +49,7 @@ from tests.core.world import (
     chain,
     expiring,
     holding,
+    manual,
     provisioned,
     registering,
     renewing,
@@ -147,6 +152,8 @@ def settles(world):
     world.settle()
 
 
+PUSH = takes(ModuleKeysRequested(uid=0))
+LOSES_KEYS = takes(ModuleKeysLost(reason="no such file"))
 HOLD = takes(HoldRequested(hold=True, uid=0))
 RELEASE = takes(HoldRequested(hold=False, uid=0))
 REPROVISION = takes(ReprovisionRequested(uid=0))
@@ -474,7 +481,7 @@ CASES = (
         "arm expiry; arm attempt",
     ),
     Case(
-        "What DPS assigned is current",
+        "What was assigned is current",
         at(registering, RETIRING),
         answers(RetireCredential),
         P,
@@ -482,7 +489,7 @@ CASES = (
         "arm expiry; arm window",
     ),
     Case(
-        "What DPS assigned is current",
+        "What was assigned is current",
         at(renewing, RETIRING),
         denies(RetireCredential),
         P,
@@ -503,7 +510,7 @@ CASES = (
         "arm expiry; disarm window; arm attempt",
     ),
     Case(
-        "What DPS assigned is current",
+        "What was assigned is current",
         at(reprovisioning, RETIRING),
         answers(RetireCredential),
         P,
@@ -618,6 +625,17 @@ CASES = (
         SUBMITTING,
         "disarm attempt; arm timeout; register 2",
     ),
+    Case(
+        "There is nothing to renew: the credential is configured", manual, RENEW, P, IDLE, verdict="refused"
+    ),
+    Case(
+        "There is nothing to renew: the credential is configured",
+        at(manual, PROVING),
+        RENEW,
+        G,
+        PROVING,
+        verdict="refused",
+    ),
     Case("There is nothing to renew yet", unprovisioned, RENEW, U, IDLE, verdict="refused"),
     Case("The attempt that is under way is the one", renewing, RENEW, R, STAGING),
     Case("The attempt that is under way is the one", reprovisioning, RENEW, X, STAGING),
@@ -640,6 +658,17 @@ CASES = (
     Case("Attempts may begin, or not", after(waiting, HOLD), RELEASE, X, IDLE),
     Case("The attempt under way is finished; no other", registering, HOLD, G, STAGING),
     Case("The attempt under way is finished; no other", provisioned, HOLD, P, IDLE),
+    Case(
+        "The service is stopping; ask again",
+        after(provisioned, takes(ShutdownRequested())),
+        PUSH,
+        P,
+        IDLE,
+        verdict="refused",
+    ),
+    Case("The push that is under way is the one", after(provisioned, PUSH), PUSH, P, IDLE),
+    Case("No hub would take module keys now", registering, PUSH, G, STAGING, verdict="refused"),
+    Case("Somebody asked for the hub to be given", renewing, PUSH, R, STAGING, "push"),
     Case(
         "The configuration names no provisioning service any more",
         renewing,
@@ -675,7 +704,7 @@ CASES = (
     Case("The attempt under way fits the new configuration", registering, configured(), G, STAGING),
     Case("The attempt under way fits the new configuration", reprovisioning, configured(), X, STAGING),
     Case(
-        "DPS is configured again; the assignment",
+        "A source is configured again; the assignment",
         after(provisioned, configured("", NO_DPS)),
         configured(),
         X,
@@ -814,6 +843,9 @@ CASES = (
         "arm prove",
     ),
     # --- one attempt ---------------------------------------------------------------------------------
+    Case("The master key is missing", renewing, LOSES_KEYS, R, STAGING),
+    Case("The hub accepts the module keys", after(renewing, PUSH), answers(PushModuleKeys), R, STAGING),
+    Case("Not every module got its key", after(renewing, PUSH), denies(PushModuleKeys), R, STAGING),
     Case(
         "A key from an earlier attempt waits",
         unprovisioned,
@@ -1042,6 +1074,33 @@ CASES = (
         R,
         RETIRING,
         "keep 1,2; arm collect",
+        rows=ATTEMPT,
+    ),
+    Case(
+        "The configuration is the assignment",
+        World,
+        takes(started(policy=MANUAL, fingerprint="m")),
+        G,
+        PROVING,
+        "prove 1",
+        rows=ATTEMPT,
+    ),
+    Case(
+        "The token may be that of a wrong clock",
+        at(manual, PROVING),
+        denies(ProveCredential, refused=True),
+        G,
+        PROVING,
+        "arm phase",
+        rows=ATTEMPT,
+    ),
+    Case(
+        "The hub refuses the configured credential",
+        after(at(manual, PROVING), denies(ProveCredential, refused=True), fires("phase")),
+        denies(ProveCredential, refused=True),
+        U,
+        IDLE,
+        "arm attempt",
         rows=ATTEMPT,
     ),
     Case(

@@ -23,6 +23,10 @@ from statemachine.events import (
     HubRefusedCredential,
     KeyStaged,
     KeyStageFailed,
+    ModuleKeysLost,
+    ModuleKeysPushed,
+    ModuleKeysPushFailed,
+    ModuleKeysRequested,
     RegistrationAccepted,
     RegistrationFailed,
     RegistrationPending,
@@ -37,7 +41,7 @@ from statemachine.snapshot import Outstanding, Snapshot
 from statemachine.states import ATTEMPT_STATES, Phase, State, Timer
 from tests.core.laws import positions
 from tests.core.walks import seeded
-from tests.core.world import NO_DPS, POLICY, T0, World, assigned, started
+from tests.core.world import MANUAL, NO_DPS, POLICY, T0, World, assigned, started
 
 RUNNING = tuple(phase for phase in Phase if phase is not Phase.IDLE)
 
@@ -91,6 +95,8 @@ def answers(one_id, generation):
         CredentialCommitFailed(**no),
         CredentialRetired(answers=one_id),
         CredentialRetireFailed(**no),
+        ModuleKeysPushed(answers=one_id, modules=1),
+        ModuleKeysPushFailed(**no),
     )
 
 
@@ -103,14 +109,20 @@ OTHERS = (
     ConfigurationChanged(policy=POLICY, fingerprint="f1"),
     ConfigurationChanged(policy=POLICY, fingerprint="f9"),
     ConfigurationChanged(policy=NO_DPS, fingerprint=""),
+    ConfigurationChanged(policy=MANUAL, fingerprint="m"),
+    ConfigurationChanged(policy=MANUAL, fingerprint="f1"),
+    ModuleKeysRequested(uid=0),
     ShutdownRequested(),
     started(),
     started(policy=NO_DPS),
+    started(policy=MANUAL),
+    started(policy=MANUAL, fingerprint="m"),
     started(foreign_machine=True, kernel_synchronised=False),
     ClockObserved(kernel_synchronised=True),
     ClockObserved(kernel_synchronised=False, jump_ms=-(10**12)),
     HubRefusedCredential(generation=1, code="hub-401"),
     CredentialLost(generation=1, reason="gone"),
+    ModuleKeysLost(reason="no such file"),
     RulesChanged(before=1, after=1),
     *(DeadlinePassed(name=name) for name in get_args(Timer)),
 )

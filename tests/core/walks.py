@@ -6,17 +6,21 @@ The chance is handed in, so a seed, or Hypothesis, is the whole bug report.
 import random
 from collections.abc import Callable
 
+from msgspec import structs
+
 from statemachine.effects import CommitCredential, PollRegistration, StageKey, SubmitRegistration
 from statemachine.events import (
     AnyEvent,
     ClockObserved,
-    ConfigurationChanged,
     CredentialCommitted,
     CredentialLost,
     DeadlinePassed,
     HoldRequested,
     HubRefusedCredential,
     KeyStaged,
+    ModuleKeysLost,
+    ModuleKeysPushed,
+    ModuleKeysRequested,
     RegistrationAccepted,
     RegistrationPending,
     RenewRequested,
@@ -29,13 +33,17 @@ from statemachine.snapshot import Outstanding
 from tests.core.world import (
     BUNDLE,
     DAY,
+    ELSEWHERE,
     HOUR,
+    MANUAL,
     MINUTE,
     NO_DPS,
     POLICY,
     World,
     assigned,
     chain,
+    configured,
+    fingerprint_of,
     refusal,
     started,
     with_policy,
@@ -49,6 +57,8 @@ POLICIES = (
     with_policy(renewal_earliest_percent=30, renewal_latest_percent=40, key_algorithm="rsa-2048"),
     with_policy(budget_registrations=6),
     NO_DPS,
+    MANUAL,
+    ELSEWHERE,
 )
 CLASSES = ("retry", "wait", "operator", "new_key", "reregister", "clock")
 CODES = ("dps-503", "csr-not-configured", "unreachable")
@@ -128,6 +138,7 @@ def _stale(chance, draw):
             DeadlinePassed(name=chance.choice(["window", "attempt", "phase", "prove"]), **draw),
             KeyStaged(answers="9.9.9", generation=1, spki_sha256="k1", **draw),
             CredentialCommitted(answers="9.9.9", generation=1, **draw),
+            ModuleKeysPushed(answers="9.9.9", modules=1, **draw),
         ]
     )
 
@@ -140,6 +151,7 @@ def _command(chance, draw):
             RenewRequested(uid=0, **draw),
             HoldRequested(hold=chance.random() < 0.3, uid=0, **draw),
             HoldRequested(hold=False, uid=0, **draw),
+            ModuleKeysRequested(uid=0, **draw),
         ]
     )
 
@@ -193,7 +205,7 @@ def _failure(one: Outstanding, chance, draw):
 def _surprise(world: World, chance, draw, *, losses: bool) -> AnyEvent:
     snapshot = world.snapshot
     generation = snapshot.credential.generation if snapshot.credential else 1
-    match chance.randrange(8):
+    match chance.randrange(9):
         case 0 | 1:
             return _restart(world, chance, draw, losses=losses)
         case 2:
@@ -209,11 +221,19 @@ def _surprise(world: World, chance, draw, *, losses: bool) -> AnyEvent:
         case 5:
             return ShutdownRequested(**draw)
         case 6:
-            return ConfigurationChanged(
-                policy=chance.choice(POLICIES), fingerprint=chance.choice(["f1", "f1", "f2"]), **draw
-            )
+            policy = chance.choice(POLICIES)
+            return structs.replace(configured(policy, _fingerprint(policy, chance)), **draw)
+        case 7:
+            return ModuleKeysLost(reason="no such file", **draw)
     world.now += chance.randrange(20 * MINUTE)
     return HubRefusedCredential(generation=chance.choice([generation, generation, 1]), code="hub-401", **draw)
+
+
+def _fingerprint(policy, chance, before="f1"):
+    """DPS may be configured in two ways; what a manual assignment says is all there is to it."""
+    if not policy.dps:
+        return fingerprint_of(policy)
+    return chance.choice([before if before in ("f1", "f2") else "f1"] * 4 + ["f2"])
 
 
 def _restart(world: World, chance, draw, *, losses: bool) -> AnyEvent:
@@ -224,11 +244,12 @@ def _restart(world: World, chance, draw, *, losses: bool) -> AnyEvent:
     if losses and chance.random() < 0.1:
         world.store.lose()
     world.now += chance.choice([0, 5_000, HOUR, 3 * DAY])
+    policy = chance.choice(POLICIES) if chance.random() < 0.3 else world.snapshot.policy
     return started(
         inventory=world.store.inventory(),
         kernel_synchronised=chance.random() < 0.6,
-        fingerprint=chance.choice([world.snapshot.fingerprint or "f1"] * 4 + ["f2"]),
+        fingerprint=_fingerprint(policy, chance, world.snapshot.fingerprint),
         foreign_machine=chance.random() < 0.03,
-        policy=chance.choice(POLICIES) if chance.random() < 0.3 else POLICY,
+        policy=policy,
         **draw,
     )

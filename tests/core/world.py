@@ -17,6 +17,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     RetireCredential,
     StageKey,
     StopService,
@@ -26,6 +27,7 @@ from statemachine.events import (
     AnyEvent,
     BundleFacts,
     ChainFacts,
+    ConfigurationChanged,
     CredentialCommitFailed,
     CredentialCommitted,
     CredentialProofFailed,
@@ -36,6 +38,8 @@ from statemachine.events import (
     Inventory,
     KeyStaged,
     KeyStageFailed,
+    ModuleKeysPushed,
+    ModuleKeysPushFailed,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
@@ -45,12 +49,13 @@ from statemachine.events import (
 )
 from statemachine.journal import Record
 from statemachine.machine import RULES_REVISION, Decision, decide
-from statemachine.settings import PolicySettings
+from statemachine.settings import ManualAssignment, PolicySettings
 from statemachine.snapshot import Outstanding, Snapshot
 from statemachine.states import Phase, State
 
 T0 = 1_790_000_000_000
-MINUTE = 60_000
+SECOND = 1_000
+MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
@@ -64,6 +69,12 @@ POLICY = PolicySettings(
     attestation="symmetric_key",
 )
 NO_DPS = PolicySettings(dps=False)
+MANUAL = PolicySettings(
+    dps=False,
+    manual=ManualAssignment(hub="hub.example", device_id="device-1"),
+    attestation="symmetric_key",
+)
+ELSEWHERE = structs.replace(MANUAL, manual=ManualAssignment(hub="other.example:8443", device_id="device-1"))
 PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 BUNDLE = BundleFacts(bundle_pem=PEM, certificates=1, sha256="b1")
 
@@ -262,6 +273,8 @@ class World:
             case RetireCredential():
                 self.store.retire(effect)
                 return CredentialRetired(answers=one.id, **fields)
+            case PushModuleKeys():
+                return ModuleKeysPushed(**{"answers": one.id, "modules": 2, **fields})
         raise AssertionError(effect)
 
     def _commit(self, one, effect, fields):
@@ -342,6 +355,8 @@ def refusal(one: Outstanding, **fields):
             return CredentialCommitFailed(**facts)
         case RetireCredential():
             return CredentialRetireFailed(**facts)
+        case PushModuleKeys():
+            return ModuleKeysPushFailed(**facts)
     raise AssertionError(one)
 
 
@@ -421,6 +436,26 @@ def unproven():
     return world
 
 
+def manual(phase=Phase.IDLE, policy=MANUAL, **fields):
+    """A device whose configuration is the assignment: taken up, or on the way there."""
+    world = fresh(policy=policy, fingerprint=fingerprint_of(policy), **fields)
+    return world.settle() if phase is Phase.IDLE else world.until(phase)
+
+
+def fingerprint_of(policy):
+    """Another for every assignment that a configuration may name, as the reader of config.toml makes it."""
+    if policy.manual is not None:
+        return f"m-{policy.manual.hub}"
+    return "f1" if policy.dps else ""
+
+
+def configured(policy, fingerprint=None):
+    """Somebody changed config.toml."""
+    return ConfigurationChanged(
+        policy=policy, fingerprint=fingerprint_of(policy) if fingerprint is None else fingerprint
+    )
+
+
 # --- reading decisions -------------------------------------------------------------------------------
 
 
@@ -443,6 +478,8 @@ def wish(effect: AnyEffect) -> str:
             return f"commit {effect.generation}"
         case RetireCredential():
             return f"keep {','.join(map(str, effect.keep))}"
+        case PushModuleKeys():
+            return "push"
         case StopService():
             return "stop"
     raise AssertionError(effect)

@@ -14,6 +14,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PushModuleKeys,
     StageKey,
     SubmitRegistration,
 )
@@ -23,6 +24,8 @@ from statemachine.events import (
     CredentialLost,
     HoldRequested,
     HubRefusedCredential,
+    ModuleKeysLost,
+    ModuleKeysRequested,
     RegistrationPending,
     RenewRequested,
     ReprovisionRequested,
@@ -32,7 +35,21 @@ from statemachine.journal import Header, Record, encode_line, head_lines
 from statemachine.machine import RULES_REVISION
 from statemachine.snapshot import Snapshot
 from statemachine.states import Phase
-from tests.core.world import DAY, HOUR, MINUTE, POLICY, T0, World, record_of, started, with_policy
+from tests.core.world import (
+    DAY,
+    ELSEWHERE,
+    HOUR,
+    MANUAL,
+    MINUTE,
+    POLICY,
+    T0,
+    World,
+    configured,
+    fingerprint_of,
+    record_of,
+    started,
+    with_policy,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -172,10 +189,80 @@ def failures_and_backoff():
     return world
 
 
+def manual():
+    """A configuration that is the assignment: refused, moved, killed in its phases, before DPS and after."""
+    world = Recorded(4)
+    here = {"policy": MANUAL, "fingerprint": fingerprint_of(MANUAL)}
+    there = {"policy": ELSEWHERE, "fingerprint": fingerprint_of(ELSEWHERE)}
+    world.take(started(kernel_synchronised=False, **here))
+    world.deny(ProveCredential, refused=True, code="hub-401", server_date_unix_ms=world.now + 90 * DAY)
+    world.fire("phase")
+    world.deny(ProveCredential, refused=True, code="hub-401")
+    world.take(ClockObserved(kernel_synchronised=True, jump_ms=90 * DAY), after_ms=90 * DAY)
+    world.restart(**here)
+    for phase in (Phase.PROVING, Phase.COMMITTING, Phase.RETIRING):
+        world.until(phase)
+        world.restart(**here)
+    world.settle()
+    world.take(RenewRequested(uid=0))
+    world.take(ReprovisionRequested(uid=1000, privileged=False), after_ms=HOUR)
+    world.settle()
+    for _ in range(3):
+        generation = world.snapshot.credential.generation
+        world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=8 * MINUTE)
+    for _ in range(2):
+        world.deny(ProveCredential, refused=True, code="hub-401")
+        world.fire("phase" if world.snapshot.attempt is not None else "attempt")
+    world.take(configured(ELSEWHERE), after_ms=MINUTE)
+    world.deny(ProveCredential)
+    world.settle()
+    world.fire("prove")
+    world.settle()
+    world.take(configured(POLICY), after_ms=DAY)
+    world.settle()
+    world.fire("window")
+    world.fire("attempt")
+    world.until(Phase.POLLING)
+    world.take(configured(MANUAL))
+    world.deny(ProveCredential)
+    world.restart(**there)
+    world.settle()
+    world.take(ClockObserved(kernel_synchronised=True), after_ms=DAY)
+    world.fire("collect")
+    world.settle()
+    return world
+
+
+def module_keys():
+    """A master key that is lost, pushes that fail, join, outlive a renewal and a restart, and are refused."""
+    world = Recorded(5)
+    world.take(started())
+    world.take(ModuleKeysRequested(uid=0))
+    world.settle()
+    world.take(ModuleKeysLost(reason="aziot_identityd_master_id is not there"), after_ms=HOUR)
+    world.take(ModuleKeysRequested(uid=0))
+    world.take(ModuleKeysRequested(uid=1000))
+    world.deny(PushModuleKeys, code="hub-429", retry_after_ms=30_000)
+    world.fire("window")
+    world.fire("attempt")
+    world.until(Phase.POLLING)
+    world.take(ModuleKeysRequested(uid=0))
+    world.restart()
+    world.take(world.perform(world.pending(PushModuleKeys)), after_ms=10)
+    world.settle()
+    world.take(ModuleKeysRequested(uid=0), after_ms=DAY)
+    world.settle()
+    world.take(ShutdownRequested(reason="SIGTERM"))
+    world.take(ModuleKeysRequested(uid=0))
+    return world
+
+
 SCRIPTS = {
     "register-renew.jsonl": register_renew,
     "reprovision-and-restart.jsonl": reprovision_and_restart,
     "failures-and-backoff.jsonl": failures_and_backoff,
+    "manual.jsonl": manual,
+    "module-keys.jsonl": module_keys,
 }
 
 
