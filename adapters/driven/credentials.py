@@ -113,6 +113,32 @@ class GenerationStore:
             raise StoreUnavailable(f"{path} is missing", code="key-missing", failure_class="new_key")
         return content
 
+    def current_key_generation(self) -> int | None:
+        """The generation that is current, None when it has no key: nothing was issued. Blocks.
+
+        Raises StoreUnavailable (code ``pointer-damaged``).
+        """
+        seen = self.layout.pointer()
+        for _ in range(FLIP_READS):
+            if seen.generation is None:
+                break
+            if self.key_pem(seen.generation) is not None:
+                return seen.generation
+            before, seen = seen, self.layout.pointer()
+            if seen == before:
+                return None
+        if seen.problem is not None:
+            raise StoreUnavailable(seen.problem, code="pointer-damaged", failure_class="operator")
+        return None
+
+    def key_pem(self, generation: int) -> bytes | None:
+        """The key of a generation, None once it is deleted. Blocks. Raises StoreUnavailable."""
+        path = self.key_path(generation)
+        try:
+            return self.layout.read(generation, KEY)
+        except OSError as exc:
+            raise unavailable(exc, path) from exc
+
     def read_certificate(self, certificate_id: str) -> bytes | None:
         """Of any id filed below certd's home; the content is handed out as it is."""
         try:
