@@ -32,7 +32,7 @@ MAX_BUNDLE_CERTIFICATES = 128
 MAX_BUNDLE_BYTES = 1024 * 1024
 
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -119,6 +119,17 @@ def facts(chain_pem: bytes) -> CertificateFacts:
     return _facts(_load_chain(chain_pem)[0])
 
 
+def subject(chain_pem: bytes) -> str:
+    """Subject of the first certificate as RFC 4514 text.
+
+    Raises CertificateRejected (code ``chain-unparsable``).
+    """
+    try:
+        return _load_chain(chain_pem)[0].subject.rfc4514_string()
+    except UNREADABLE as exc:
+        raise _rejected("chain-unparsable", "a certificate of the chain is malformed") from exc
+
+
 def order_chain(chain_pem: bytes, *, spki_sha256: str) -> OrderedChain:
     """Find the leaf by its public key and put its issuers behind it.
 
@@ -144,7 +155,7 @@ def der_chain_to_pem(chain: Sequence[bytes]) -> bytes:
         raise _rejected("chain-unparsable", f"expected 1 to {MAX_CHAIN_CERTIFICATES} certificates")
     try:
         return _pem([x509.load_der_x509_certificate(der) for der in chain])
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise _rejected("chain-unparsable", "not a DER certificate") from exc
 
 
@@ -163,7 +174,7 @@ def normalise_bundle(pems: Sequence[str]) -> BundleFacts:
     for index, text in enumerate(pems):
         try:
             certificates += x509.load_pem_x509_certificates(text.encode())
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise _rejected(
                 "bundle-unparsable", f"certificate {index} of the trust bundle is not PEM"
             ) from exc
@@ -197,7 +208,7 @@ def _load_chain(chain_pem: bytes) -> list[x509.Certificate]:
         raise _rejected("chain-unparsable", f"larger than {MAX_CHAIN_BYTES} bytes")
     try:
         certificates = x509.load_pem_x509_certificates(chain_pem)
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise _rejected("chain-unparsable", "not a PEM certificate chain") from exc
     if len(certificates) > MAX_CHAIN_CERTIFICATES:
         raise _rejected("chain-unparsable", f"more than {MAX_CHAIN_CERTIFICATES} certificates")
@@ -216,7 +227,7 @@ def _facts(certificate: x509.Certificate) -> CertificateFacts:
             sha256=hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest(),
             is_ca=_is_ca(certificate),
         )
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         # Parts of a certificate are parsed only when looked at.
         raise _rejected("chain-unparsable", "a certificate of the chain is malformed") from exc
 
