@@ -1,25 +1,43 @@
-"""Reading ``config.toml``, falling back to the last good one, and what is derived from either.
+"""Reading the configuration, falling back to the last good one, and what is derived from either.
 
-The file is read whole, bounded, and every mistake in it is reported at once. What a key may hold is in
-``config_settings.py``, what its text must look like in ``config_forms.py``; how keys depend on each other is
-in ``config_rules.py``.
+``config.toml`` and the drop-ins beside it are read whole, bounded, and every mistake in them is reported at
+once. The files are in ``config_files.py``, their meaning begins in ``config_rules.py``, each key's row is in
+``config_settings.py``.
 """
 
 import hashlib
-import os
-import stat
 from typing import Literal
 
 import msgspec
 import tomli
 from msgspec import Struct
 
+from adapters.config_files import (
+    MAX_CONFIG_BYTES,
+    MAX_SEALED_BYTES,
+    DropIn,
+    Sources,
+    read_sources,
+    read_text,
+    seal,
+    unseal,
+)
+from adapters.config_files import save_last_good as save_last_good
+from adapters.config_findings import Findings
 from adapters.config_forms import looks_secret
-from adapters.config_rules import Findings, interpret
-from adapters.config_settings import SETTINGS, Setting
-from adapters.durable import replace_file
-from adapters.errors import ConfigurationInvalid, StoreUnavailable, bounded
-from statemachine.settings import Configuration, DpsProvisioning, PolicySettings, SymmetricKeySource
+from adapters.config_rules import DropInTree, interpret
+from adapters.config_setting import Setting
+from adapters.config_settings import SETTINGS
+from adapters.errors import ConfigurationInvalid, bounded
+from statemachine.settings import (
+    Configuration,
+    DpsProvisioning,
+    ManualAssignment,
+    ManualProvisioning,
+    PolicySettings,
+    SymmetricKeySource,
+    credential_of,
+)
 
 __all__ = [
     "MAX_CONFIG_BYTES",
@@ -34,9 +52,6 @@ __all__ = [
     "save_last_good",
 ]
 
-MAX_CONFIG_BYTES = 262_144
-"Ten times the original's template; the slowest TOML of this size takes the parser a few seconds."
-
 
 class Loaded(Struct, frozen=True, kw_only=True):
     """A usable configuration and where it came from."""
@@ -44,64 +59,93 @@ class Loaded(Struct, frozen=True, kw_only=True):
     configuration: Configuration
     source: Literal["file", "last-good"]
     problems: tuple[str, ...] = ()
-    "What is wrong with the file, when the last good configuration stands in for it."
+    "What is wrong with the files, when the last good configuration stands in for them."
+    notes: tuple[str, ...] = ()
+    "What is no mistake, but maybe not what the writer of the files expects."
     text: str
-    "The TOML text behind ``configuration``, for ``save_last_good``. It may hold a secret key."
+    "What ``save_last_good`` keeps: every file behind ``configuration``. It may hold a secret key."
 
     def __repr__(self) -> str:
-        return f"Loaded(source={self.source!r}, problems={self.problems!r})"
+        return f"Loaded(source={self.source!r}, problems={self.problems!r}, notes={self.notes!r})"
 
 
 def load(path: str, *, root: str = "/") -> Configuration:
-    """The configuration in ``path``. Raises ConfigurationInvalid with every mistake in the file.
+    """The configuration in ``path`` and its drop-ins. Raises ConfigurationInvalid with every mistake.
 
     ``root`` goes in front of ``path`` unless ``path`` already lies below it. It does not go in front of paths
-    *inside* the file (file URIs, ``ca_file``): those are absolute and taken as they are.
+    *inside* the files (file URIs, ``ca_file``): those are absolute and taken as they are.
     """
-    where = _below(root, path)
-    return parse(where, _read(where))
+    return _load(_below(root, path)).configuration
 
 
 def load_with_fallback(path: str, last_good_path: str, root: str = "/") -> Loaded:
-    """The configuration in ``path``, or the last good one with the mistakes of ``path`` beside it.
+    """The configuration in ``path`` and its drop-ins, or the last good one with their mistakes beside it.
 
     A file that is missing or unreadable counts as broken. Raises ConfigurationInvalid when there is no usable
     last good configuration, or when that one says ``when_config_is_broken = "refuse"``.
     """
-    where = _below(root, path)
     try:
-        text = _read(where)
-        return Loaded(configuration=parse(where, text), source="file", text=text)
+        return _load(_below(root, path))
     except ConfigurationInvalid as broken:
-        fallback = _below(root, last_good_path)
-        try:
-            text = _read(fallback)
-            configuration = parse(fallback, text)
-        except ConfigurationInvalid:
-            raise broken from None
-        if configuration.when_config_is_broken == "refuse":
+        kept = _load_last_good(_below(root, last_good_path))
+        if kept is None or kept.configuration.when_config_is_broken == "refuse":
             raise
-        return Loaded(configuration=configuration, source="last-good", problems=broken.problems, text=text)
+        return msgspec.structs.replace(kept, problems=broken.problems)
 
 
-def parse(path: str, text: str) -> Configuration:
-    """The configuration ``text`` describes; ``path`` only names it in mistakes."""
+def parse(path: str, text: str, drop_ins: tuple[DropIn, ...] = ()) -> Configuration:
+    """The configuration the texts describe; ``path`` only names ``text`` in mistakes."""
     findings = Findings(path)
+    return _interpreted(Sources(path=path, text=text, drop_ins=drop_ins), findings)
+
+
+def _load(path: str) -> Loaded:
+    findings = Findings(path)
+    sources = read_sources(path, findings)
+    if sources is None:
+        raise ConfigurationInvalid(path, findings.lines)
+    configuration = _interpreted(sources, findings)
+    return Loaded(configuration=configuration, source="file", notes=findings.notes, text=seal(sources))
+
+
+def _load_last_good(path: str) -> Loaded | None:
+    findings = Findings(path)
+    text = read_text(path, MAX_SEALED_BYTES, findings)
+    sources = None if text is None else unseal(path, text)
+    if text is None or sources is None:
+        return None
     try:
-        tree = tomli.loads(text)
+        configuration = _interpreted(sources, findings, lenient=True)
+    except ConfigurationInvalid:
+        return None
+    return Loaded(configuration=configuration, source="last-good", notes=findings.notes, text=text)
+
+
+def _interpreted(sources: Sources, findings: Findings, *, lenient: bool = False) -> Configuration:
+    """Raises ConfigurationInvalid with everything found, reading the files included."""
+    tree = _parsed(sources.text, findings)
+    drop_ins = []
+    for drop_in in sources.drop_ins:
+        parsed = _parsed(drop_in.text, findings.of(drop_in.path))
+        if parsed is not None:
+            drop_ins.append(DropInTree(service=drop_in.service, path=drop_in.path, tree=parsed))
+    configuration = None if tree is None else interpret(tree, findings, drop_ins, lenient=lenient)
+    if configuration is None or findings.lines:
+        raise ConfigurationInvalid(sources.path, findings.lines)
+    return configuration
+
+
+def _parsed(text: str, findings: Findings) -> dict[str, object] | None:
+    try:
+        return tomli.loads(text)
     except tomli.TOMLDecodeError as exc:
         # Not str(exc): it says the position again, or "at end of document". A message may quote a key.
         reason = "a key is defined twice" if looks_secret(exc.msg) else bounded(exc.msg, 120)
         findings.add(f"line {exc.lineno}, column {exc.colno}", f"not valid TOML: {reason}")
-        raise ConfigurationInvalid(path, findings.lines) from None
-    except (ValueError, RecursionError) as exc:
+    except (ValueError, RecursionError):
         # tomli lets these through for integers of thousands of digits and for deep nesting.
         findings.add("", "not usable TOML: a number is too long, or arrays or tables are nested too deeply")
-        raise ConfigurationInvalid(path, findings.lines) from exc
-    configuration = interpret(tree, findings)
-    if configuration is None:
-        raise ConfigurationInvalid(path, findings.lines)
-    return configuration
+    return None
 
 
 def policy(configuration: Configuration, registration_id: str) -> PolicySettings:
@@ -110,12 +154,16 @@ def policy(configuration: Configuration, registration_id: str) -> PolicySettings
     ``registration_id`` is passed in because for X.509 it may come from the certificate instead of the file.
     """
     provisioning = configuration.provisioning
-    dps = isinstance(provisioning, DpsProvisioning)
+    dps = provisioning if isinstance(provisioning, DpsProvisioning) else None
+    manual = None
+    if isinstance(provisioning, ManualProvisioning):
+        manual = ManualAssignment(hub=provisioning.hub, device_id=provisioning.device_id)
     return PolicySettings(
-        dps=dps,
+        dps=dps is not None,
+        manual=manual,
         registration_id=registration_id,
-        endpoint=provisioning.global_endpoint if isinstance(provisioning, DpsProvisioning) else "",
-        scope_id=provisioning.scope_id if isinstance(provisioning, DpsProvisioning) else "",
+        endpoint=dps.global_endpoint if dps is not None else "",
+        scope_id=dps.scope_id if dps is not None else "",
         attestation=_attestation_kind(configuration),
         api_version=configuration.api_version,
         trust_bundle_id=configuration.trust_bundle_id,
@@ -134,48 +182,42 @@ def policy(configuration: Configuration, registration_id: str) -> PolicySettings
 
 
 def fingerprint(configuration: Configuration, registration_id: str, credential_public_sha256: str) -> str:
-    """Who we are to DPS, as one SHA-256 in hex: a different value means a different registration.
+    """Who we are to the cloud, as one SHA-256 in hex: a different value means another registration.
 
-    Made of endpoint, scope id, registration id (lower case: DPS ignores case), attestation kind, api-version
-    and the public half of the credential: the SHA-256 of the X.509 leaf's SubjectPublicKeyInfo, "" for a
-    symmetric key. No secret goes in, so an exchanged symmetric key alone changes nothing here.
+    For DPS made of endpoint, scope id, registration id (lower case: DPS ignores case), attestation kind,
+    api-version and the public half of the credential: the SHA-256 of the X.509 leaf's SubjectPublicKeyInfo,
+    "" for a symmetric key. For a manual assignment, of hub (lower case), device id, kind and public half.
+    No secret goes in, so an exchanged symmetric key alone changes nothing here.
     """
-    provisioning = configuration.provisioning
-    dps = isinstance(provisioning, DpsProvisioning)
+    provisioning, kind = configuration.provisioning, _attestation_kind(configuration)
+    public = credential_public_sha256.lower()
+    if isinstance(provisioning, ManualProvisioning):
+        manual = (
+            "identityd-fingerprint-1-manual",
+            provisioning.hub.lower(),
+            provisioning.device_id,
+            kind,
+            public,
+        )
+        return hashlib.sha256(msgspec.json.encode(manual)).hexdigest()
+    dps = provisioning if isinstance(provisioning, DpsProvisioning) else None
     facts = (
         "identityd-fingerprint-1",
-        provisioning.global_endpoint if isinstance(provisioning, DpsProvisioning) else "",
-        provisioning.scope_id if isinstance(provisioning, DpsProvisioning) else "",
-        registration_id.lower() if dps else "",
-        _attestation_kind(configuration),
+        dps.global_endpoint if dps is not None else "",
+        dps.scope_id if dps is not None else "",
+        registration_id.lower() if dps is not None else "",
+        kind,
         configuration.api_version,
-        credential_public_sha256.lower(),
+        public,
     )
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
-def save_last_good(path: str, text: str) -> None:
-    """Keep ``text`` as the last good configuration: mode 0600, durable on return, untouched when unchanged.
-
-    Missing directories are created with mode 0700. Raises StoreUnavailable; the old file is then intact.
-    """
-    content = text.encode()
-    try:
-        if not _holds(path, content):
-            replace_file(path, content)
-    except OSError as exc:
-        raise StoreUnavailable(
-            f"cannot save the last good configuration as {path}: {exc.strerror}",
-            code="last-good-not-saved",
-        ) from exc
-
-
 def _attestation_kind(configuration: Configuration) -> Literal["symmetric_key", "x509", "none"]:
-    if not isinstance(configuration.provisioning, DpsProvisioning):
+    source = credential_of(configuration.provisioning)
+    if source is None:
         return "none"
-    return (
-        "symmetric_key" if isinstance(configuration.provisioning.attestation, SymmetricKeySource) else "x509"
-    )
+    return "symmetric_key" if isinstance(source, SymmetricKeySource) else "x509"
 
 
 def _below(root: str, path: str) -> str:
@@ -183,48 +225,3 @@ def _below(root: str, path: str) -> str:
     if not prefix or not path.startswith("/") or path.startswith(f"{prefix}/"):
         return path
     return prefix + path
-
-
-def _read(path: str) -> str:
-    """The text of ``path``. Raises ConfigurationInvalid."""
-    findings = Findings(path)
-    try:
-        # Non-blocking, so that a FIFO in its place cannot hold the start.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                findings.add("", "found something that is not a regular file; allowed a TOML file")
-                raise ConfigurationInvalid(path, findings.lines)
-            with open(handle, "rb", closefd=False) as file:
-                content = file.read(MAX_CONFIG_BYTES + 1)
-        finally:
-            os.close(handle)
-    except FileNotFoundError as exc:
-        fix = "create it, config/default.toml explains every key; or correct --root"
-        findings.add("", f"found no such file; {fix}")
-        raise ConfigurationInvalid(path, findings.lines) from exc
-    except OSError as exc:
-        findings.add("", f"cannot be read: {exc.strerror}")
-        raise ConfigurationInvalid(path, findings.lines) from exc
-    except ValueError as exc:
-        findings.add("", "is not a usable path")
-        raise ConfigurationInvalid(path, findings.lines) from exc
-    if len(content) > MAX_CONFIG_BYTES:
-        findings.add("", f"found more than {MAX_CONFIG_BYTES} bytes; allowed at most that many")
-        raise ConfigurationInvalid(path, findings.lines)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = content.count(b"\n", 0, exc.start) + 1
-        findings.add(f"line {line}", "found bytes that are not UTF-8; allowed UTF-8 text")
-        # Without its cause: a UnicodeDecodeError carries the whole file, key included.
-        raise ConfigurationInvalid(path, findings.lines) from None
-
-
-def _holds(path: str, content: bytes) -> bool:
-    try:
-        with open(path, "rb") as file:
-            private = stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
-            return private and file.read(len(content) + 1) == content
-    except FileNotFoundError:
-        return False

@@ -1,7 +1,7 @@
-"""What one value of ``config.toml`` must look like, and how a value may be shown when it does not.
+"""What one value of a configuration file must look like, and how a value may be shown when it does not.
 
-Each form takes the text and returns what the configuration holds, or raises Unfit. Which key has which form
-is in ``config_rules.py``.
+Each form takes the value and returns what the configuration holds, or raises Unfit. Which key has which form
+is said by its row.
 """
 
 import base64
@@ -10,12 +10,19 @@ import datetime
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from adapters.config_settings import FILE_URI_FORM
+from adapters.config_setting import FILE_URI_FORM
 from adapters.errors import bounded
-from statemachine.settings import IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID, MaintenanceWindow
+from statemachine.settings import (
+    DEVICE_ID,
+    DEVICE_TEMPORARY_ID,
+    IDENTITY_CERTIFICATE_ID,
+    IDENTITY_KEY_ID,
+    MaintenanceWindow,
+)
 
 MAX_REGISTRATION_ID_CHARS = 128
 MAX_COMMON_NAME_CHARS = 64
@@ -23,11 +30,26 @@ MAX_COMMON_NAME_CHARS = 64
 
 MAX_WINDOWS = 24
 MINUTES_A_DAY = 1440
+MAX_ITEMS = 1000
+"Of one list of ids, patterns or digests."
+MAX_NAME_CHARS = 255
 
-OWN_IDS = frozenset({IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID, "device-id", "device-id-temp"})
+SUBJECT_NAMES = frozenset(
+    (
+        *("C", "CN", "DC", "GN", "L", "O", "OU", "SN", "ST", "UID"),
+        *("emailAddress", "postalCode", "serialNumber", "street", "title"),
+    )
+)
+"Attributes of a subject, by their usual short names (RFC 4519, and OpenSSL's where that has none)."
+IDENTITY_KINDS = ("device", "module", "local")
+
+OWN_IDS = frozenset({IDENTITY_CERTIFICATE_ID, IDENTITY_KEY_ID, DEVICE_ID, DEVICE_TEMPORARY_ID})
 "Ids the trust bundle may not overwrite (config-and-cli.md §13 item 13)."
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_DEVICE_ID = re.compile(r"[A-Za-z0-9.+%_#*?!(),:=@$'-]{1,128}")
+_RENEWAL_POLICY = re.compile(r"[0-9]{1,8}(%|min|day)")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _ID_SCOPE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # The documented rule; the published specification is stricter, but an id that DPS enrolled has to work.
 _REGISTRATION_ID = re.compile(r"[A-Za-z0-9:._-]*[A-Za-z0-9-]")
@@ -37,6 +59,9 @@ _MAYBE_SECRET = re.compile(r"sharedaccess|pin-value|password|//.*@|-----begin", 
 _MAYBE_KEY = re.compile(r"[A-Za-z0-9+/]{21}[A-Za-z0-9+/=]")
 _MAYBE_KEY_IN_URI = re.compile(r"[A-Za-z0-9+]{21}[A-Za-z0-9+=]")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+T = TypeVar("T")
 
 
 class Unfit(Exception):
@@ -176,6 +201,107 @@ def _window(text: str) -> MaintenanceWindow | None:
     )
 
 
+def host_and_port(text: str) -> str:
+    host, colon, port = text.partition(":")
+    if colon and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65_535):
+        raise Unfit
+    hostname(host)
+    return text
+
+
+def device_id(text: str) -> str:
+    if not _DEVICE_ID.fullmatch(text):
+        raise Unfit
+    return text
+
+
+def connection_string(text: str) -> tuple[str, str, bytes]:
+    """Hub, device id and key of ``HostName=…;DeviceId=…;SharedAccessKey=…`` (config-and-cli.md §4.2).
+
+    Names are exact, a later part wins over an earlier one of the same name, other parts are not read.
+    """
+    parts = dict(part.partition("=")[::2] for part in text.split(";"))
+    for name in ("HostName", "DeviceId", "SharedAccessKey"):
+        if name not in parts:
+            raise Unfit(found=f'a connection string whose required parameter "{name}" is missing')
+    return (
+        _part(parts, "HostName", host_and_port, "not a host name"),
+        _part(parts, "DeviceId", device_id, "not a device id"),
+        _part(parts, "SharedAccessKey", base64_key, "not base64"),
+    )
+
+
+def _part(parts: dict[str, str], name: str, form: Callable[[str], T], what: str) -> T:
+    try:
+        return form(parts[name])
+    except Unfit:
+        # Without its cause: a traceback of it may show the value.
+        raise Unfit(found=f'a connection string whose "{name}" is {what}') from None
+
+
+def renewal_policy(text: str) -> str:
+    match = _RENEWAL_POLICY.fullmatch(text)
+    if not match or not 0 < int(text.removesuffix(match[1])) < (100 if match[1] == "%" else 10**8):
+        raise Unfit
+    return text
+
+
+def printable_name(text: str) -> str:
+    """An id, a pattern of ids, or a value of a subject."""
+    if not 1 <= len(text) <= MAX_NAME_CHARS or not text.isprintable():
+        raise Unfit
+    return text
+
+
+def subject(table: dict[str, object]) -> dict[str, str]:
+    for name, value in table.items():
+        if name not in SUBJECT_NAMES:
+            said = "<hidden>" if looks_secret(name) else bounded(name, 40)
+            raise Unfit(found=f'an attribute "{said}"', allowed=", ".join(sorted(SUBJECT_NAMES)))
+        if not isinstance(value, str):
+            raise Unfit(found=f"{_kind(value)} for {name}")
+        printable_name(value)
+        if name == "C" and len(value) != 2:
+            raise Unfit(found=f"{shown(value)} for C", allowed="the two letters of a country")
+    if not table:
+        raise Unfit(found="an empty table")
+    return {name: str(value) for name, value in table.items()}
+
+
+def names(items: list[object]) -> tuple[str, ...]:
+    """Ids, or patterns of ids."""
+    return tuple(printable_name(item) for item in _texts(items))
+
+
+def place_or_names(value: str | list[object]) -> str | tuple[str, ...]:
+    return file_uri(value) if isinstance(value, str) else names(value)
+
+
+def digests(items: list[object]) -> tuple[str, ...]:
+    """SHA-256 in hex, lower case; the colons that OpenSSL prints are dropped."""
+    found = [item.replace(":", "") for item in _texts(items)]
+    for item, digest in zip(items, found, strict=True):
+        if not _SHA256.fullmatch(digest):
+            raise Unfit(found=shown(item))
+    return tuple(digest.lower() for digest in found)
+
+
+def identity_kinds(items: list[object]) -> tuple[str, ...]:
+    for item in items:
+        if item not in IDENTITY_KINDS:
+            raise Unfit(found=shown(item))
+    return tuple(kind for kind in IDENTITY_KINDS if kind in items)
+
+
+def _texts(items: list[object]) -> list[str]:
+    if len(items) > MAX_ITEMS:
+        raise Unfit(found=f"an array of {len(items)}")
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) < len(items):
+        raise Unfit(found=f"an array with {next(_kind(i) for i in items if not isinstance(i, str))} in it")
+    return texts
+
+
 # --- showing what was found --------------------------------------------------------------------------
 
 
@@ -217,6 +343,6 @@ def _kind(value: object) -> str:
             return "something else"
 
 
-def nearest_of(word: str, names: Iterable[str]) -> str:
+def nearest_of(word: str, known: Iterable[str]) -> str:
     """The valid name most like ``word``, or nothing."""
-    return next(iter(difflib.get_close_matches(word[:80].lower(), list(names), n=1)), "")
+    return next(iter(difflib.get_close_matches(word[:80].lower(), list(known), n=1)), "")

@@ -30,6 +30,9 @@ class Paths(Struct, frozen=True, kw_only=True):
     keyd_home: str
     control_sock: str
     certd_sock: str
+    keyd_sock: str
+    identityd_sock: str
+    workload_sock: str
     journal: str
     "The active file; closed ones lie beside it."
     last_good_config: str
@@ -51,6 +54,9 @@ def paths_below(root: str) -> Paths:
         keyd_home=os.path.join(state, "keyd"),
         control_sock=socket_path(os.path.join(run, "control.sock")),
         certd_sock=socket_path(os.path.join(run, "certd.sock")),
+        keyd_sock=socket_path(os.path.join(run, "keyd.sock")),
+        identityd_sock=socket_path(os.path.join(run, "identityd.sock")),
+        workload_sock=socket_path(os.path.join(run, "workload.sock")),
         journal=os.path.join(state, "identityd", "journal.jsonl"),
         last_good_config=os.path.join(state, "identityd", "last-good.toml"),
     )

@@ -1,63 +1,59 @@
 """The composition root: which adapter fills which port, and the list of everything that is alive."""
 
-import errno
 import gc
-import grp
-import hashlib
 import logging
 import os
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable
+from functools import partial
 
 import trio
-from msgspec import Struct, structs
 
 from adapters import config
+from adapters.driven import configured
+from adapters.driven.certificates.embedded import EmbeddedCertificates
+from adapters.driven.certificates.preloaded import preloaded_notes
 from adapters.driven.clock import SystemChance, SystemClock, SystemClockChanges
 from adapters.driven.credentials import GenerationStore
 from adapters.driven.dps import DpsRegistrar
 from adapters.driven.hub import HubProver
+from adapters.driven.hub_modules import HubModules
+from adapters.driven.identities import Identities
 from adapters.driven.instance_lock import InstanceLock
-from adapters.driven.journal_file import open_journal
-from adapters.driven.onboarding import load_credential, onboarding_not_after_unix_ms
+from adapters.driven.keys.embedded import EmbeddedKeys
+from adapters.driven.local_identities import LocalIdentityIssuer
+from adapters.driven.module_cache import ModuleCache
+from adapters.driven.module_keys import ModuleKeys, ModuleKeysPusher
+from adapters.driven.onboarding import read_file
+from adapters.driven.onboarding_issue import OnboardingIssuer
+from adapters.driven.onboarding_trial import Places
+from adapters.driven.reconcile import Reconciler
 from adapters.driven.timers import TrioTimers
 from adapters.driving.certd_api import certd_handler
 from adapters.driving.control import control_handler
+from adapters.driving.identityd_api import identityd_handler
+from adapters.driving.keyd_api import keyd_handler
+from adapters.driving.reprovision import reprovision
 from adapters.driving.signals import watch_signals
-from adapters.driving.systemd import Notifier, inherited_fds
-from adapters.errors import AdapterError, ConfigurationInvalid, StoreUnavailable
+from adapters.driving.systemd import Notifier, close_unclaimed, inherited_fds
+from adapters.driving.workload_api import workload_handler
+from adapters.opening import Opener, keep_last_good, provisional
 from adapters.paths import Paths, service_paths
-from adapters.restore import restore_history
-from adapters.runtime import Opened, Ports, Runtime
+from adapters.reloading import Announcer, Held, Reload
+from adapters.runtime import Ports, Runtime
+from adapters.sockets import limits_of, listener_of
 from adapters.tables import machine_json
 from adapters.watched import WatchedCertificates
-from adapters.wire import x509
-from adapters.wire.http_server import ServerLimits, listener_from_fd, serve, unix_listener
-from statemachine.events import AnyEvent, ConfigurationChanged, RulesChanged, Started
-from statemachine.journal import Header, sequence_of
-from statemachine.machine import RULES_REVISION, decide
-from statemachine.settings import Configuration, DpsProvisioning, PolicySettings
+from adapters.wire.http_server import serve
+from adapters.wire.installed_roots import distrusted_roots
+from statemachine.events import AnyEvent
+from statemachine.settings import Configuration
 from statemachine.snapshot import Snapshot
 
-BUILD_UNIX_MS = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
-"Date of this release: no clock can truly be earlier."
-
-SOCKET_MODE = 0o660
-SOCKET_GROUPS = {"certd": "aziotcs", "control": "aziotid"}
-"Of the original's packages; where such a group does not exist, the socket keeps the service's own."
+ITSELF = -1
+"The uid of commands that the service gives itself."
 
 log = logging.getLogger("identityd")
-
-
-class Identity(Struct, frozen=True, kw_only=True):
-    """What the configuration says of who we are, without secrets."""
-
-    policy: PolicySettings
-    fingerprint: str
-    onboarding_not_after_unix_ms: int | None
-    note: str | None = None
-    "Why the onboarding credential could not be read."
 
 
 def main(*, root: str | None) -> int:
@@ -78,58 +74,136 @@ def main(*, root: str | None) -> int:
     return 0
 
 
-class _Held:
-    """The configuration in force; replaced by a reload."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        self.configuration = configuration
-
-    def __call__(self) -> Configuration:
-        return self.configuration
-
-
 async def _serve(paths: Paths, loaded: config.Loaded) -> None:
-    held = _Held(loaded.configuration)
-    notes = _keep_last_good(paths, loaded)
+    held = Held(loaded.configuration)
+    notes = keep_last_good(paths, loaded)
     store = GenerationStore(paths.state_dir, paths.certd_home, paths.keyd_home)
     await trio.to_thread.run_sync(store.open)
-    clock = SystemClock()
+    clock, chance = SystemClock(), SystemChance()
+    keys = EmbeddedKeys(paths.keyd_home, lambda: configured.keys_of(held()), store)
+    stored = EmbeddedCertificates(
+        paths.certd_home, store.read_certificate, lambda: configured.certificates_of(held()), keys, clock
+    )
+
+    # The machine is made of ports and the ports look at the machine, but only once it runs.
+    def snapshot() -> Snapshot:
+        return runtime.snapshot
+
+    def post(event: AnyEvent) -> None:
+        runtime.post(event)
+
+    onboarding = OnboardingIssuer(
+        held,
+        keys,
+        stored,
+        clock,
+        Places(paths.state_dir, paths.certd_home, paths.keyd_home),
+        snapshot=snapshot,
+        changed=lambda: announcer(),
+        reprovision=lambda: reprovision(runtime, uid=ITSELF, privileged=True),
+    )
+    await trio.to_thread.run_sync(onboarding.open)
+
+    def current() -> Configuration:
+        return onboarding.current(held())
+
+    def trial() -> Configuration:
+        return onboarding.trial(held())
+
+    distrusted = partial(distrusted_roots, paths.state_dir, paths.root)
+    registrar = DpsRegistrar(trial, clock, store)
+    modules = HubModules(current, snapshot, clock, store, post)
+    cache = ModuleCache(paths.state_dir)
+    module_keys = ModuleKeys(keys, cache, post)
+    identities = Identities(current, snapshot, clock, keys, modules, cache, module_keys)
+    reconciler = Reconciler(paths.state_dir, current, snapshot, clock, chance, modules, cache, module_keys)
     timers = TrioTimers(clock, SystemClockChanges(clock))
-    registrar = DpsRegistrar(held, clock, store)
     ports = Ports(
         registrar=registrar,
-        hub=HubProver(held, clock, store),
+        hub=HubProver(trial, clock, store),
         store=store,
+        module_keys=ModuleKeysPusher(modules, cache, module_keys),
         timers=timers,
         clock=clock,
-        chance=SystemChance(),
+        chance=chance,
     )
-    opener = _Opener(paths, held, store, clock, notes)
-    runtime = Runtime(opener.open, ports, opener.header(), _provisional(opener))
+    opener = Opener(paths, trial, store, clock, notes)
+    runtime = Runtime(opener.open, ports, opener.header(), provisional(opener))
+    announcer = Announcer(runtime, trial, lambda: onboarding.note, notes)
+    certificates = WatchedCertificates(stored, store.inventory, runtime)
+    own_uid = os.geteuid()
     notifier = Notifier.from_environment(os.environ, os.getpid())
     inherited = inherited_fds(os.environ, os.getpid())
-    limits = _limits(held())
-    certificates = WatchedCertificates(store, runtime)
-    certd = certd_handler(certificates)
-    control = control_handler(runtime, own_uid=os.geteuid(), machine=machine_json)
+    requests = held().requests
 
     # Before anything is alive: a socket that cannot be had is one plain error, not a group of them.
     sockets = (
-        (_listener("certd", paths.certd_sock, inherited), certd),
-        (_listener("control", paths.control_sock, inherited), control),
+        (
+            listener_of("certd", paths.certd_sock, inherited),
+            certd_handler(certificates, lambda: held().certificates.grants, lambda: held().trust_bundle_id),
+            requests.certd,
+        ),
+        (
+            listener_of("keyd", paths.keyd_sock, inherited),
+            keyd_handler(keys, lambda: held().keys.grants),
+            requests.keyd,
+        ),
+        (
+            listener_of("identityd", paths.identityd_sock, inherited),
+            identityd_handler(
+                identities,
+                LocalIdentityIssuer(certificates, held),
+                certificates,
+                runtime,
+                held,
+                snapshot,
+                own_uid=own_uid,
+                read_file=read_file,
+            ),
+            requests.identityd,
+        ),
+        (
+            listener_of("workload", paths.workload_sock, inherited),
+            workload_handler(
+                certificates,
+                lambda: held().workload_bundle_id,
+                lambda: held().trust_bundle_id,
+                lambda: held().manifest_bundle_id,
+            ),
+            requests.workload,
+        ),
+        (
+            listener_of("control", paths.control_sock, inherited),
+            control_handler(runtime, own_uid=own_uid, machine=machine_json),
+            None,  # watching is a request without an end
+        ),
     )
+    close_unclaimed(inherited)
+
+    def look_again() -> None:
+        onboarding.wake()
+        reconciler.wake()
+
+    runtime.observe(_Turns(look_again))
     async with trio.open_nursery() as nursery:
-        for listener, handler in sockets:
-            await nursery.start(serve, [listener], handler, limits)
+        for listener, handler, limit in sockets:
+            await nursery.start(serve, [listener], handler, limits_of(held(), limit))
         await nursery.start(timers.run, runtime.post)
-        await nursery.start(watch_signals, runtime.post, _Reload(paths, held, runtime))
+        await nursery.start(watch_signals, runtime.post, Reload(paths, held, announcer, then=look_again))
         nursery.start_soon(notifier.run_watchdog)
+        nursery.start_soon(_remark_preloaded, held, clock)
+        # A certificate that is issued here at first boot is part of who we are.
+        await nursery.start(onboarding.run)
+        await nursery.start(modules.run)
+        await nursery.start(identities.run)
+        await nursery.start(reconciler.run)
         lived = trio.Event()
         nursery.start_soon(_live, runtime, lived, notifier)
         await lived.wait()
         notifier.stopping()
         with trio.move_on_after(1):
             await registrar.aclose()
+            await modules.aclose()
         nursery.cancel_scope.cancel()
     log.info("STOPPED")
 
@@ -145,6 +219,36 @@ async def _live(runtime: Runtime, lived: trio.Event, notifier: Notifier) -> None
     lived.set()
 
 
+class _Turns:
+    """An observer of the machine that speaks up at what others must look at again, and only then."""
+
+    def __init__(self, look_again: Callable[[], None]) -> None:
+        self._look_again = look_again
+        self._seen: object = None
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        clock = snapshot.clock
+        seen = (
+            snapshot.state,
+            snapshot.hold,
+            snapshot.foreign_machine,
+            snapshot.assignment,
+            None if snapshot.credential is None else snapshot.credential.generation,
+            snapshot.module_keys_lost,
+            (clock.trusted, clock.correction_ms),
+        )
+        if seen != self._seen:
+            self._seen = seen
+            self._look_again()
+
+
+async def _remark_preloaded(held: Held, clock: SystemClock) -> None:
+    """What is to be known of certificates that the operator named: nobody renews them."""
+    preloaded = configured.certificates_of(held()).preloaded
+    for note in await trio.to_thread.run_sync(preloaded_notes, preloaded, clock.now_unix_ms()):
+        log.warning("%s", note)
+
+
 def _forget_the_start() -> None:
     """What imports and the restored history left is kept for good, so the collector need not look at it.
 
@@ -153,240 +257,3 @@ def _forget_the_start() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-# --- who we are --------------------------------------------------------------------------------------
-
-
-def identify(configuration: Configuration, before: Snapshot) -> Identity:
-    """Never raises: a device whose onboarding credential cannot be read still serves what it has.
-
-    Part of who we are is the public key of a configured certificate. When that one cannot be read now,
-    and nothing else changed since ``before``, we are who we were: a file system that is mounted late, or
-    a mode set wrong, must not reprovision a device.
-    """
-    provisioning = configuration.provisioning
-    registration_id, public, note, not_after = "", "", None, None
-    if isinstance(provisioning, DpsProvisioning):
-        registration_id = provisioning.registration_id or ""
-        try:
-            credential = load_credential(configuration)
-            registration_id = credential.registration_id
-            if credential.tls.client_chain_pem is not None:
-                public = x509.facts(credential.tls.client_chain_pem).spki_sha256
-            not_after = onboarding_not_after_unix_ms(configuration)
-        except AdapterError as exc:
-            note = f"onboarding credential: {exc.message}"
-    policy = config.policy(configuration, registration_id)
-    fingerprint = config.fingerprint(configuration, registration_id, public)
-    if note is not None and _may_be_the_same(policy, before.policy):
-        policy = structs.replace(policy, registration_id=before.policy.registration_id)
-        fingerprint, not_after = before.fingerprint, before.onboarding_not_after_unix_ms
-    return Identity(policy=policy, fingerprint=fingerprint, onboarding_not_after_unix_ms=not_after, note=note)
-
-
-def _may_be_the_same(policy: PolicySettings, before: PolicySettings) -> bool:
-    """Whether all that can be known of a device with a configured certificate is as it was."""
-    known = (policy.endpoint, policy.scope_id, policy.attestation, policy.api_version)
-    was = (before.endpoint, before.scope_id, before.attestation, before.api_version)
-    named = policy.registration_id in ("", before.registration_id)
-    return policy.attestation == "x509" and known == was and named
-
-
-def _keep_last_good(paths: Paths, loaded: config.Loaded) -> tuple[str, ...]:
-    if loaded.source == "last-good":
-        for problem in loaded.problems:
-            log.error("%s", problem)
-        first = loaded.problems[0] if loaded.problems else "unusable"
-        return (f"configuration: not usable, the last good one is in force ({first})",)
-    try:
-        config.save_last_good(paths.last_good_config, loaded.text)
-    except StoreUnavailable as exc:
-        log.warning("%s", exc.message)
-    return ()
-
-
-def machine_hash() -> str:
-    """Tells a copied image from this machine without telling which machine it is; empty when unknown."""
-    try:
-        with open("/etc/machine-id", "rb") as file:
-            content = file.read(64).strip()
-    except OSError:
-        return ""
-    return hashlib.sha256(b"identityd machine " + content).hexdigest()[:32] if content else ""
-
-
-class _Opener:
-    """Journal and stores to the history this run goes on from."""
-
-    def __init__(
-        self,
-        paths: Paths,
-        held: _Held,
-        store: GenerationStore,
-        clock: SystemClock,
-        notes: tuple[str, ...],
-    ) -> None:
-        self._paths = paths
-        self._held = held
-        self._store = store
-        self._clock = clock
-        self._notes = notes
-        self._identity = identify(held(), Snapshot())
-        self._inventory = store.inventory()
-
-    async def open(self) -> Opened:
-        return await trio.to_thread.run_sync(self._open)
-
-    def _open(self) -> Opened:
-        settings = self._held().journal
-        journal = open_journal(
-            self._paths.state_dir,
-            sequence_of,
-            segment_bytes=settings.segment_bytes,
-            keep_bytes=settings.keep_bytes,
-        )
-        self._inventory = self._store.inventory()
-        header = self.header()
-        restored = restore_history(
-            journal,
-            header,
-            refuse_damage=settings.when_damaged == "refuse",
-            stores_hold_something=self._inventory.newest_generation > 0,
-        )
-        self._identity = identify(self._held(), restored.snapshot)
-        for note in restored.notes:
-            log.warning("%s", note)
-        events: tuple[AnyEvent, ...] = (
-            self.started(restored.notes, foreign_machine=restored.foreign_machine),
-        )
-        if restored.rules_revision != RULES_REVISION:
-            events = (RulesChanged(before=restored.rules_revision, after=RULES_REVISION), *events)
-        return Opened(
-            journal=journal,
-            snapshot=restored.snapshot,
-            last_hash=restored.last_hash,
-            events=events,
-            rotate=restored.foreign_machine or restored.rules_revision != RULES_REVISION,
-        )
-
-    def header(self) -> Header:
-        return Header(
-            rules_revision=RULES_REVISION,
-            software_version=version("identityd"),
-            machine=machine_hash(),
-            device=self._identity.policy.registration_id,
-            epoch=1,
-            first_sequence=1,
-            created_unix_ms=self._clock.now_unix_ms(),
-        )
-
-    def started(self, notes: tuple[str, ...] = (), *, foreign_machine: bool = False) -> Started:
-        identity = self._identity
-        return Started(
-            policy=identity.policy,
-            fingerprint=identity.fingerprint,
-            inventory=self._inventory,
-            build_unix_ms=BUILD_UNIX_MS,
-            rules_revision=RULES_REVISION,
-            software_version=version("identityd"),
-            kernel_synchronised=self._clock.kernel_synchronised(),
-            foreign_machine=foreign_machine,
-            degraded=(*self._store.repairs, *notes),
-            configuration_notes=(*self._notes, *_noted(identity.note)),
-            onboarding_not_after_unix_ms=identity.onboarding_not_after_unix_ms,
-        )
-
-
-def _provisional(opener: _Opener) -> Snapshot:
-    """What status says while the journal cannot be read: the stores' credential, and no attempt."""
-    held = Snapshot(hold=True)
-    return structs.replace(
-        decide(held, opener.started(), BUILD_UNIX_MS).snapshot, sequence=0, armed=(), outstanding=()
-    )
-
-
-# --- sockets and reload ------------------------------------------------------------------------------
-
-
-def _limits(configuration: Configuration) -> ServerLimits:
-    limits = configuration.limits
-    return ServerLimits(
-        connections=limits.connections,
-        # A quarter is left to the other users, whatever one of them does.
-        connections_per_uid=max(1, limits.connections * 3 // 4),
-        body_bytes=limits.body_bytes,
-        idle_s=limits.idle_seconds,
-        head_s=limits.head_seconds,
-        body_s=limits.body_seconds,
-    )
-
-
-def _listener(name: str, path: str, inherited: dict[str, int]) -> trio.SocketListener:
-    """systemd's socket when it hands one over by that name, else our own. Raises StoreUnavailable."""
-    for given in (name, f"aziot-{name}", f"aziot-{name}.socket", f"identityd-{name}.socket"):
-        if given in inherited:
-            return listener_from_fd(inherited[given])
-    listener = unix_listener(path, SOCKET_MODE)
-    try:
-        os.chown(path, -1, grp.getgrnam(SOCKET_GROUPS[name]).gr_gid)
-    except KeyError:
-        pass
-    except OSError as exc:
-        # An ordinary user may not give sockets away, and in a container the group may not be mapped (EINVAL).
-        # The socket keeps the service's own group: fewer can read, and the device serves.
-        if exc.errno != errno.EPERM:
-            log.warning("%s keeps its group: %s", path, exc.strerror)
-    return listener
-
-
-def _noted(note: str | None) -> tuple[str, ...]:
-    return () if note is None else (note,)
-
-
-class _Reload:
-    """SIGHUP: the configuration again. A broken one changes nothing and is told."""
-
-    def __init__(self, paths: Paths, held: _Held, runtime: Runtime) -> None:
-        self._paths = paths
-        self._held = held
-        self._runtime = runtime
-
-    async def __call__(self) -> None:
-        try:
-            loaded = await trio.to_thread.run_sync(self._load)
-        except ConfigurationInvalid as exc:
-            for problem in exc.problems:
-                log.error("%s", problem)
-            log.error("configuration not reloaded; the one in force stays")
-            self._runtime.post(self._unchanged(exc))
-            return
-        self._held.configuration = loaded.configuration
-        identity = await trio.to_thread.run_sync(identify, loaded.configuration, self._runtime.snapshot)
-        if identity.note is not None:
-            log.warning("%s", identity.note)
-        self._runtime.post(
-            ConfigurationChanged(
-                policy=identity.policy,
-                fingerprint=identity.fingerprint,
-                configuration_notes=_noted(identity.note),
-                onboarding_not_after_unix_ms=identity.onboarding_not_after_unix_ms,
-            )
-        )
-        log.info("configuration reloaded")
-
-    def _unchanged(self, exc: ConfigurationInvalid) -> ConfigurationChanged:
-        """What is in force stays; status says that the file could not be used."""
-        snapshot = self._runtime.snapshot
-        return ConfigurationChanged(
-            policy=snapshot.policy,
-            fingerprint=snapshot.fingerprint,
-            configuration_notes=(f"configuration: not usable, the one before stays ({exc.problems[0]})",),
-            onboarding_not_after_unix_ms=snapshot.onboarding_not_after_unix_ms,
-        )
-
-    def _load(self) -> config.Loaded:
-        # Without a fallback: running on what is in force is better than going back further.
-        loaded = config.load_with_fallback(self._paths.config, os.devnull, self._paths.root)
-        _keep_last_good(self._paths, loaded)
-        return loaded

@@ -24,6 +24,10 @@ class Arrow(Struct, frozen=True, kw_only=True):
     pure: bool = False
 
 
+CONFIG_PARTS = tuple(f"adapters.{path.stem}" for path in (ROOT / "adapters").glob("config_*.py"))
+
+ROOT_PARTS = ("adapters.opening", "adapters.reloading", "adapters.sockets", "adapters.whoami")
+
 ARROWS: dict[str, Arrow] = {
     "statemachine": Arrow(ours=("statemachine",), others=("msgspec", "transitions"), pure=True),
     "adapters.errors": Arrow(),
@@ -32,9 +36,8 @@ ARROWS: dict[str, Arrow] = {
     "adapters.ports": Arrow(ours=("statemachine",), others=("msgspec", "trio")),
     "adapters.config": Arrow(
         ours=(
-            "adapters.config_forms",
-            "adapters.config_rules",
-            "adapters.config_settings",
+            "adapters.config",
+            *CONFIG_PARTS,
             "adapters.durable",
             "adapters.errors",
             "statemachine.settings",
@@ -83,6 +86,7 @@ ARROWS: dict[str, Arrow] = {
     "adapters.service": Arrow(
         ours=(
             "adapters.config",
+            *ROOT_PARTS,
             "adapters.driven",
             "adapters.driving",
             "adapters.errors",
@@ -101,6 +105,7 @@ ARROWS: dict[str, Arrow] = {
             "adapters.__main__",
             "adapters.cli",
             "adapters.config",
+            "adapters.durable",
             "adapters.errors",
             "adapters.fakes",
             "adapters.paths",
@@ -114,9 +119,9 @@ ARROWS: dict[str, Arrow] = {
     ),
     "adapters.__main__": Arrow(ours=("adapters.cli", "adapters.errors")),
 }
-ARROWS |= dict.fromkeys(
-    ("adapters.config_forms", "adapters.config_rules", "adapters.config_settings"), ARROWS["adapters.config"]
-)
+ARROWS |= dict.fromkeys(CONFIG_PARTS, ARROWS["adapters.config"])
+# The composition root is several files, each with one thing to put together.
+ARROWS |= dict.fromkeys(ROOT_PARTS, ARROWS["adapters.service"])
 
 IMPURE = frozenset(
     (

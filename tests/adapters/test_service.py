@@ -1,6 +1,5 @@
-"""The composition root's own decisions: who may open the sockets, and a reload that keeps serving."""
+"""The composition root's own decisions: a reload that keeps serving, and who is told of what changed."""
 
-import errno
 import logging
 import os
 import threading
@@ -8,37 +7,12 @@ import threading
 import pytest
 import trio
 
-from adapters import config, service
+from adapters import config, opening, reloading
 from adapters.paths import paths_below
 from statemachine.events import ConfigurationChanged
 from statemachine.snapshot import Snapshot
 
 CONFIGURED = '[provisioning]\nsource = "none"\n'
-
-
-# --- socket groups -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "said"), [(errno.EPERM, ""), (errno.EINVAL, "certd.sock keeps its group: Invalid argument")]
-)
-def test_a_socket_that_cannot_be_given_its_group_is_served_all_the_same(
-    code, said, tmp_path, monkeypatch, caplog
-):
-    def refused(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(service, "SOCKET_GROUPS", {"certd": "root"})
-    monkeypatch.setattr(os, "chown", refused)
-
-    async def main():
-        listener = service._listener("certd", str(tmp_path / "certd.sock"), {})
-        await listener.aclose()
-
-    trio.run(main)
-    assert (tmp_path / "certd.sock").stat().st_mode & 0o777 == 0o660
-    assert said in caplog.text
-    assert bool(caplog.text) == bool(said)
 
 
 # --- reload ------------------------------------------------------------------------------------------
@@ -63,9 +37,10 @@ def paths(tmp_path):
 def reloaded(paths, text):
     with open(paths.config, "w", encoding="utf-8") as file:
         file.write(text)
-    held = service._Held(config.parse("before", CONFIGURED))
+    held = reloading.Held(config.parse("before", CONFIGURED))
     machine = Machine()
-    trio.run(service._Reload(paths, held, machine))
+    announcer = reloading.Announcer(machine, held, lambda: None, ("said at the start",))
+    trio.run(reloading.Reload(paths, held, announcer))
     return held.configuration, machine.posted
 
 
@@ -75,7 +50,7 @@ def test_a_reload_does_its_file_work_in_a_worker_thread(paths, monkeypatch):
     def save(*_):
         saved_on.append(threading.current_thread())
 
-    monkeypatch.setattr(config, "save_last_good", save)
+    monkeypatch.setattr(opening.config, "save_last_good", save)
     configuration, (event,) = reloaded(paths, "cloud_retries = 3\n" + CONFIGURED)
     assert configuration.cloud_retries == 3
     assert isinstance(event, ConfigurationChanged)
@@ -90,3 +65,28 @@ def test_a_broken_file_changes_nothing_and_is_told(paths, caplog):
     assert configuration == config.parse("before", CONFIGURED)
     assert event.configuration_notes[0].startswith("configuration: not usable, the one before stays (")
     assert not os.path.exists(paths.last_good_config)
+
+
+def test_whoever_looks_at_the_configuration_is_told_after_a_reload(paths):
+    with open(paths.config, "w", encoding="utf-8") as file:
+        file.write(CONFIGURED)
+    held = reloading.Held(config.parse("before", "cloud_retries = 3\n" + CONFIGURED))
+    seen = []
+    announcer = reloading.Announcer(Machine(), held, lambda: None, ())
+    trio.run(reloading.Reload(paths, held, announcer, then=lambda: seen.append(held().cloud_retries)))
+    assert seen == [1]
+
+
+def test_what_is_said_of_the_configuration_stays_until_it_is_read_again(paths):
+    machine = Machine()
+    held = reloading.Held(config.parse("before", CONFIGURED))
+    remarks = iter(["no certificate yet", None, None])
+    announcer = reloading.Announcer(machine, held, lambda: next(remarks), ("the last good one is in force",))
+    trio.run(announcer)
+    trio.run(announcer)
+    trio.run(announcer.reloaded)
+    assert [event.configuration_notes for event in machine.posted] == [
+        ("the last good one is in force", "no certificate yet"),
+        ("the last good one is in force",),
+        (),
+    ]
