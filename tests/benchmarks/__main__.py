@@ -22,6 +22,7 @@ from tests.benchmarks.processes import (
     measure_start,
 )
 from tests.benchmarks.report import Measure, as_json, table
+from tests.benchmarks.services import MANY, measure_services
 from tests.benchmarks.sockets import CONFIG, measure_status, measure_watchers
 from tests.service.device import Cloud, Device, short_root
 
@@ -58,7 +59,9 @@ def measure_all(root: Path, *, quick: bool, say: Callable[[str], None]) -> list[
         measures = measure_memory(quiet)
         idleness = Idleness(quiet)
         say("registration and renewals")
-        busy.configure().start()
+        # Requests of one uid in flight: as many as the benchmark keeps connections busy.
+        limits = "\n".join(f"{name} = {2 * MANY}" for name in ("keyd", "certd", "identityd"))
+        busy.configure(more=f"[aziot_max_requests]\n{limits}").start()
         busy.until_provisioned()
         registration = measure_registration(busy, cloud, quick=quick)
         measures += measure_growth(busy, 5 if quick else 30)
@@ -73,6 +76,7 @@ def measure_all(root: Path, *, quick: bool, say: Callable[[str], None]) -> list[
         say("sockets")
         busy.start()
         measures += measure_status(busy, quick=quick)
+        measures += measure_services(busy, quick=quick)
         watched.config.parent.mkdir(parents=True)
         watched.config.write_text(CONFIG)
         watched.start()

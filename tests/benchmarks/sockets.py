@@ -29,12 +29,15 @@ class Client:
         self.socket.connect(str(path))
         self._rest = b""
 
-    def send(self, line: str) -> None:
-        self.socket.sendall(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    def send(self, line: str, body: bytes = b"") -> None:
+        head = f"{line} HTTP/1.1\r\nHost: localhost\r\n"
+        if body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.socket.sendall(f"{head}\r\n".encode() + body)
 
-    def ask(self, line: str) -> bytes:
+    def ask(self, line: str, body: bytes = b"") -> bytes:
         """The body."""
-        self.send(line)
+        self.send(line, body)
         return self.answer()
 
     def answer(self) -> bytes:
