@@ -24,6 +24,7 @@ def main(args: Namespace) -> int:
         cert_lifetime_s=args.cert_lifetime,
         bundle=args.bundle,
         identity_certs=not args.no_identity_certs,
+        server_certs=args.server_certs,
         api_version=args.api_version,
         faults=args.faults,
         assigning=args.assigning,

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping
 import trio
 
 from adapters.driven.exchange import with_retries
-from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential
+from adapters.driven.hub_credential import (
+    HubCredential,
+    configured_credential,
+    issued_credential,
+    network_host,
+)
 from adapters.errors import AdapterError
 from adapters.ports import Clock, StagedKey
 from adapters.wire import hub as wire
-from adapters.wire import sas
-from adapters.wire.http_client import HttpsClient, TlsOptions
+from adapters.wire.http_client import HttpsClient
 from statemachine.effects import ProveCredential
 from statemachine.events import CredentialProofFailed, CredentialProven
 from statemachine.settings import Configuration
@@ -45,9 +49,11 @@ class HubProver:
         date: int | None = None
         try:
             configuration = self._configuration()
-            tls, headers = await trio.to_thread.run_sync(self._credential, configuration, effect)
-            client = HttpsClient(tls, environ=self._environ)
-            url = wire.modules_url(effect.hub, effect.device_id)
+            credential = await trio.to_thread.run_sync(self._credential, configuration, effect)
+            now_unix_ms = self._clock.now_unix_ms() + effect.clock_offset_ms
+            headers = credential.headers(effect.hub, effect.device_id, now_unix_ms)
+            client = HttpsClient(credential.tls, environ=self._environ)
+            url = wire.modules_url(network_host(configuration, effect.hub), effect.device_id)
             try:
                 answer = await with_retries(
                     lambda: client.request(
@@ -62,7 +68,8 @@ class HubProver:
             finally:
                 await client.aclose()
             date = answer.date_unix_ms
-            if not wire.is_refusal(answer.status, answer.body):
+            refused = wire.refusal_code(answer.status, answer.body)
+            if refused is None:
                 return CredentialProven(
                     answers=effect_id, server_date_unix_ms=date, generation=effect.generation
                 )
@@ -73,7 +80,7 @@ class HubProver:
                 generation=effect.generation,
                 refused=True,
                 failure_class="retry",
-                code="hub-401" if answer.status == 401 else f"hub-{wire.DEVICE_NOT_FOUND}",
+                code=refused,
                 message=error.message or f"the hub answered HTTP {answer.status}",
                 retry_after_ms=answer.retry_after_ms(self._clock.now_unix_ms()),
                 tracking_id=error.tracking_id,
@@ -91,23 +98,8 @@ class HubProver:
                 tracking_id=exc.tracking_id,
             )
 
-    def _credential(
-        self, configuration: Configuration, effect: ProveCredential
-    ) -> tuple[TlsOptions, dict[str, str]]:
+    def _credential(self, configuration: Configuration, effect: ProveCredential) -> HubCredential:
         """Reads files, so it runs in a worker thread."""
-        headers = {"Accept": "application/json"}
         if effect.issued:
-            chain_pem = effect.chain_pem or self._staged.chain_pem(effect.generation)
-            key_path = self._staged.key_path(effect.generation)
-            return TlsOptions(
-                ca_file=configuration.tls.ca_file,
-                client_chain_pem=chain_pem,
-                client_key_path=key_path,
-            ), headers
-        credential = load_credential(configuration)
-        if credential.symmetric_key is not None:
-            expiry_unix_s = (self._clock.now_unix_ms() + effect.clock_offset_ms) // 1000 + TOKEN_LIFE_S
-            headers["Authorization"] = sas.hub_token(
-                effect.hub, effect.device_id, credential.symmetric_key, expiry_unix_s
-            )
-        return credential.tls, headers
+            return issued_credential(configuration, self._staged, effect.generation, effect.chain_pem)
+        return configured_credential(configuration, effect.generation)

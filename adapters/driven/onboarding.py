@@ -12,7 +12,13 @@ from adapters.driven import files
 from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable
 from adapters.wire import x509
 from adapters.wire.http_client import TlsOptions
-from statemachine.settings import Configuration, DpsProvisioning, IssuedSource, SymmetricKeySource
+from statemachine.settings import (
+    Configuration,
+    DpsProvisioning,
+    IssuedSource,
+    ManualProvisioning,
+    SymmetricKeySource,
+)
 
 TOKEN_LIFE_S = 3600
 MAX_FILE_BYTES = 1024 * 1024
@@ -22,6 +28,7 @@ class OnboardingCredential(Struct, frozen=True, kw_only=True):
     """Exactly one of the two kinds, ready for use."""
 
     registration_id: str
+    "With manual provisioning, where nobody registers, the device id."
     tls: TlsOptions
     "Presents the configured certificate, or none for a symmetric key."
     symmetric_key: bytes | None = None
@@ -40,25 +47,31 @@ def dps_provisioning(configuration: Configuration) -> DpsProvisioning:
 
 
 def load_credential(configuration: Configuration) -> OnboardingCredential:
-    """Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
-    ``credential-unusable``, ``registration-id-unknown``."""
-    provisioning = dps_provisioning(configuration)
+    """Of DPS or manual provisioning.
+
+    Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
+    ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
+    """
+    provisioning = configuration.provisioning
+    name: str | None
+    if isinstance(provisioning, ManualProvisioning):
+        source, name = provisioning.authentication, provisioning.device_id
+    else:
+        provisioning = dps_provisioning(configuration)
+        source, name = provisioning.attestation, provisioning.registration_id
     ca_file = configuration.tls.ca_file
-    source = provisioning.attestation
     if isinstance(source, SymmetricKeySource):
-        if provisioning.registration_id is None:
+        if name is None:
             raise _operator("registration_id is needed with a symmetric key", "registration-id-unknown")
         key = source.value if source.path is None else read_file(source.path)
         if not key:
             raise _operator("the configured symmetric key is empty", "credential-unusable")
-        return OnboardingCredential(
-            registration_id=provisioning.registration_id, tls=TlsOptions(ca_file=ca_file), symmetric_key=key
-        )
+        return OnboardingCredential(registration_id=name, tls=TlsOptions(ca_file=ca_file), symmetric_key=key)
     if isinstance(source, IssuedSource):
         raise _operator("the configured certificate is yet to be issued", "credential-not-issued")
     chain_pem = read_file(source.certificate_path)
     try:
-        registration_id = provisioning.registration_id or x509.facts(chain_pem).subject_cn
+        registration_id = name or x509.facts(chain_pem).subject_cn
     except CertificateRejected as exc:
         raise _operator(f"{source.certificate_path}: {exc.message}", "credential-unusable") from exc
     if not registration_id:

@@ -48,6 +48,8 @@ class CloudOptions(Struct, frozen=True, kw_only=True):
     "PEM file of the trust bundle; None sends none."
     identity_certs: bool = True
     "False: the enrolment issues no certificates."
+    server_certs: bool = False
+    "The enrolment says that devices may ask for server certificates, and issues none."
     api_version: str | None = None
     "None serves every dialect; otherwise this one and the plain ones, which know no certificates."
     faults: str | None = None
@@ -128,6 +130,7 @@ def _behaviour(options: CloudOptions) -> Behaviour:
     behaviour = Behaviour(
         cert_lifetime_s=options.cert_lifetime_s,
         identity_certs=options.identity_certs,
+        server_certs=options.server_certs,
         assigning=options.assigning,
         retry_after_s=options.retry_after_s,
         api_version=options.api_version,
@@ -258,6 +261,7 @@ class _RuntimeOptions(Struct, forbid_unknown_fields=True):
 
     cert_lifetime_s: float | msgspec.UnsetType = msgspec.UNSET
     identity_certs: bool | msgspec.UnsetType = msgspec.UNSET
+    server_certs: bool | msgspec.UnsetType = msgspec.UNSET
     assigning: int | msgspec.UnsetType = msgspec.UNSET
     retry_after_s: int | msgspec.UnsetType | None = msgspec.UNSET
 

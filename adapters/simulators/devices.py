@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from adapters.simulators.modules import Modules
+
 Proof = Literal["sas", "x509", "issued"]
 "SAS with the enrolment's key, the enrolled certificate, or a certificate issued by this cloud."
 
@@ -29,6 +31,7 @@ class Devices:
         self._path = path
         self._write = write
         self._devices: dict[str, Device] = {}
+        self.modules = Modules(os.path.join(os.path.dirname(path), "modules.json"), write)
         if os.path.exists(path):
             with open(path, "rb") as file:
                 rows = msgspec.json.decode(file.read(), type=list[Device])

@@ -59,6 +59,8 @@ class Behaviour(Struct, kw_only=True):
 
     cert_lifetime_s: float
     identity_certs: bool
+    server_certs: bool
+    "Sent as deviceCertificateIssuanceSettings, in the dialect that has them."
     assigning: int
     "Polls answered `assigning` before the one that ends the operation."
     retry_after_s: int | None
@@ -301,6 +303,8 @@ class Dps:
             )
             result.cut = kind == "truncated_pem"
         result.members = self._assignment(operation, issued=result.chain is not None, now=now)
+        if behaviour.server_certs and dialect.bundle:
+            result.members["deviceCertificateIssuanceSettings"] = {"certificateType": "serverCertificate"}
         entry.assigned_unix_ms = round(now * 1000)
         if result.chain is not None:
             _note_leaf(entry, result.chain[-1 if kind == "reordered" else 0])

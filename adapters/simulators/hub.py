@@ -1,12 +1,15 @@
-"""The one IoT Hub call a device proves its credential with: the list of its modules (cloud.md §3).
+"""IoT Hub as a device sees it: the list of its modules, which is also how it proves itself, and each of them
+(cloud.md §3).
 
-There are no modules, so the list is empty. Errors have the hub's own shape, ``Message`` in upper case.
+A PUT creates, or with ``If-Match`` replaces; a DELETE wants ``If-Match``. Modules prove themselves to nobody
+here, so their keys are only kept. Errors have the hub's own shape, ``Message`` in upper case.
 """
 
+import base64
 import re
 import uuid
 from collections.abc import Callable
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import unquote
 
 import msgspec
@@ -15,10 +18,13 @@ from cryptography import x509
 from adapters.simulators import ca, sas
 from adapters.simulators.devices import Device, Devices
 from adapters.simulators.faults import Fault, Faults, distort, retry_after
+from adapters.simulators.modules import Module, ModuleWish
 from adapters.simulators.request_log import Entry
 from adapters.wire.http_server import Request, Response
 
 DEVICE_NOT_FOUND = 404001
+MODULE_NOT_FOUND = 404010
+MAX_ID_CHARS = 128
 
 _ROUTE = re.compile(r"/devices/([^/]+)/modules(?:/([^/]+))?")
 
@@ -75,17 +81,41 @@ class Hub:
         if device is None:
             _refuse_device(404001, unquote(route[1]))
         entry.client = self._authenticate(request, device)
-        if request.method != "GET":
-            raise Refusal(405, "MethodNotAllowed", "this stand-in only reads modules")
+        allowed = ("GET",) if route[2] is None else ("GET", "PUT", "DELETE")
+        if request.method not in allowed:
+            raise Refusal(405, "MethodNotAllowed", f"valid here: {', '.join(allowed)}")
         fault = self._faults.take("hub")
         entry.fault = fault.kind if fault is not None else None
         if fault is not None and fault.kind == "hub_refuses":
             _refuse_device(fault.code, device.device_id)
         if fault is not None and fault.kind == "status":
             return _stated(fault, self._now())
-        if route[2] is not None:
-            raise Refusal(404, "ModuleNotFound", f"404010: there is no module {unquote(route[2])}")
-        return await distort(fault, Response(200, b"[]"), self._now())
+        if route[2] is None:
+            response = Response(200, msgspec.json.encode(self._devices.modules.of(device.device_id)))
+        else:
+            response = self._module(request, device, unquote(route[2]))
+        return await distort(fault, response, self._now())
+
+    def _module(self, request: Request, device: Device, module_id: str) -> Response:
+        modules = self._devices.modules
+        held = modules.get(device.device_id, module_id)
+        match = request.header("if-match")
+        if request.method == "PUT":
+            wish = _wish(request.body, device, module_id)
+            if match is not None:
+                _check_match(match, held, module_id)
+            elif held is not None:
+                raise Refusal(409, "ModuleAlreadyExistsOnDevice", f"409301: module {module_id} exists")
+            return Response(200, msgspec.json.encode(modules.put(wish, self._now())))
+        if held is None:
+            raise _no_module(module_id)
+        if request.method == "GET":
+            return Response(200, msgspec.json.encode(held))
+        if match is None:
+            raise Refusal(400, "ArgumentNull", "If-Match is missing")
+        _check_match(match, held, module_id)
+        modules.delete(device.device_id, module_id)
+        return Response(204)
 
     def _authenticate(self, request: Request, device: Device) -> Literal["sas", "x509"]:
         why = self._proof_problem(request, device)
@@ -110,6 +140,48 @@ class Hub:
         if device.device_id.lower() not in [name.lower() for name in ca.common_names(certificate.subject)]:
             return "the certificate's CN is not the device id"
         return None
+
+
+def _wish(body: bytes, device: Device, module_id: str) -> ModuleWish:
+    if not 0 < len(module_id) <= MAX_ID_CHARS or not module_id.isprintable():
+        raise Refusal(400, "ArgumentInvalid", "the module id is not one")
+    try:
+        wish = msgspec.json.decode(body, type=ModuleWish)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise Refusal(400, "ArgumentInvalid", f"not a module: {exc}") from exc
+    if wish.module_id != module_id or wish.device_id.lower() != device.device_id.lower():
+        raise Refusal(400, "ArgumentInvalid", "body and path name different modules")
+    if wish.authentication is not None:
+        _check_authentication(wish.authentication)
+    return wish
+
+
+def _check_authentication(authentication: dict[str, Any]) -> None:
+    """Keys are base64 of 16 to 64 bytes, and there are both or none."""
+    if authentication.get("type") not in ("none", "sas", "selfSigned", "certificateAuthority"):
+        raise Refusal(400, "ArgumentInvalid", "authentication.type is not known")
+    keys = authentication.get("symmetricKey")
+    if keys is None:
+        return
+    for name in ("primaryKey", "secondaryKey"):
+        key = keys.get(name) if isinstance(keys, dict) else None
+        try:
+            size = len(base64.b64decode(key or "", validate=True))
+        except (TypeError, ValueError) as exc:
+            raise Refusal(400, "ArgumentInvalid", f"{name} is not base64") from exc
+        if not 16 <= size <= 64:
+            raise Refusal(400, "ArgumentInvalid", f"{name} has not 16 to 64 bytes")
+
+
+def _check_match(match: str, held: Module | None, module_id: str) -> None:
+    if held is None:
+        raise _no_module(module_id)
+    if match != "*" and match.strip('"') != held.etag:
+        raise Refusal(412, "PreconditionFailed", "the module has another etag")
+
+
+def _no_module(module_id: str) -> Refusal:
+    return Refusal(404, "ModuleNotFound", f"{MODULE_NOT_FOUND}: there is no module {module_id}")
 
 
 def _refuse_device(code: int, device_id: str) -> NoReturn:

@@ -17,17 +17,21 @@ from hypothesis import strategies as st
 import adapters.durable
 from adapters import config
 from adapters.config import Loaded, fingerprint, load, load_with_fallback, parse, policy, save_last_good
-from adapters.config_rules import MAX_PROBLEMS
-from adapters.config_settings import BY_PATH, DEFAULTS, NOT_READ_YET, SETTINGS, Setting
+from adapters.config_files import SEAL
+from adapters.config_findings import MAX_PROBLEMS
+from adapters.config_setting import ANY_ID, DEFAULTS, Setting
+from adapters.config_settings import BY_PATH, NOT_READ_YET, SETTINGS
 from adapters.errors import ConfigurationInvalid, StoreUnavailable
 from statemachine.settings import (
     Configuration,
     DpsProvisioning,
     MaintenanceWindow,
+    ManualProvisioning,
     NoProvisioning,
     PolicySettings,
     SymmetricKeySource,
     X509Source,
+    credential_of,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,13 +66,23 @@ identity_pk = "/var/secrets/device-id.key.pem"
 """
 
 TWO_WAYS = 'a table with one of value and uri: symmetric_key = { value = "BASE64" }'
-THIS_RELEASE = (
-    'in this release source "dps" with method "symmetric_key", or with method "x509" and files named in '
-    'identity_cert and identity_pk, or source "none"; the other ways come later'
+NO_TPM = 'in this release "symmetric_key" or "x509"; the way by TPM comes later'
+NO_EST = 'in this release "self_signed" or "local_ca"; the way by EST comes later'
+SOURCES = '"manual", "dps" or "none"'
+TOP_LEVEL = (
+    "aziot_max_requests, cert_issuance, cloud_retries, cloud_timeout_sec, dps_trust_bundle, hostname, "
+    "identityd, local_gateway_hostname, localid, manifest_trust_bundle_cert, parent_hostname, "
+    "prefer_module_identity_cache, preloaded_certs, preloaded_keys, provisioning, trust_bundle_cert"
+)
+IN_PROVISIONING = (
+    "attestation, authentication, connection_string, device_id, global_endpoint, id_scope, iothub_hostname, "
+    "payload, source"
 )
 FILE_URI = "a file URI with an absolute path: file:///path"
 FILE = "a file URI or an absolute path: file:///path or /path"
 ATTESTATION = "provisioning.attestation"
+AUTHENTICATION = "provisioning.authentication"
+CONNECTION = "provisioning.connection_string"
 
 
 def problems(text: str) -> list[str]:
@@ -77,6 +91,15 @@ def problems(text: str) -> list[str]:
         parse("c.toml", text)
     assert all(line.startswith("c.toml: ") for line in caught.value.problems)
     return [line.removeprefix("c.toml: ") for line in caught.value.problems]
+
+
+def outcome_lines(text: str) -> list[str]:
+    """As ``problems``; empty when there are none."""
+    try:
+        parse("c.toml", text)
+    except ConfigurationInvalid as invalid:
+        return [line.removeprefix("c.toml: ") for line in invalid.problems]
+    return []
 
 
 # What is accepted.
@@ -119,6 +142,9 @@ hostname = "gateway-7"
 dps_trust_bundle = "our-bundle"
 cloud_timeout_sec = 20
 cloud_retries = 3
+prefer_module_identity_cache = true
+aziot_max_requests = {{ keyd = 0, certd = 1, identityd = 1000, tpmd = 2 }}
+localid.domain = "example.com"
 {DPS}
 payload = {{ uri = "file:///p.json" }}
 {BY_KEY}
@@ -149,6 +175,10 @@ body_bytes = 1024
 idle_sec = 2
 head_sec = 3
 body_sec = 4
+workload_requests = 5
+when_busy = "503"
+[identityd.trust_store]
+allow = ["{":".join(["AB"] * 32)}"]
 """
     given_all = parse("c.toml", text)
     assert isinstance(given_all.provisioning, DpsProvisioning)
@@ -189,7 +219,7 @@ def test_registration_ids(registration_id) -> None:
     assert provisioning.registration_id == registration_id
 
 
-@pytest.mark.parametrize("name", sorted(NOT_READ_YET - {"parent_hostname", "local_gateway_hostname"}))
+@pytest.mark.parametrize("name", sorted(NOT_READ_YET))
 @pytest.mark.parametrize("value", ['"text"', "7", "{ anything = [{ below = 1 }] }"])
 def test_keys_of_the_original_that_are_not_read(name, value) -> None:
     assert parse("c.toml", f"{name} = {value}\n{SYMMETRIC}") == parse("c.toml", SYMMETRIC)
@@ -200,23 +230,29 @@ def test_a_gateway_without_dps() -> None:
 
 
 COMPANIONS = {
-    "identityd.renewal.earliest_percent": "identityd.renewal.latest_percent = 95",
-    "identityd.renewal.latest_percent": "identityd.renewal.earliest_percent = 1",
-    "identityd.attempts.backoff_base_sec": "identityd.attempts.backoff_cap_sec = 3600",
-    "identityd.attempts.backoff_cap_sec": "identityd.attempts.backoff_base_sec = 1",
+    "identityd.renewal.earliest_percent": ("identityd.renewal.latest_percent", 95),
+    "identityd.renewal.latest_percent": ("identityd.renewal.earliest_percent", 1),
+    "identityd.attempts.backoff_base_sec": ("identityd.attempts.backoff_cap_sec", 3600),
+    "identityd.attempts.backoff_cap_sec": ("identityd.attempts.backoff_base_sec", 1),
 }
 "What has to be set along with one key, so that its whole range is free."
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.kind == "integer"], ids=lambda s: s.path)
 def test_ranges_hold_at_both_ends(setting) -> None:
-    beside = COMPANIONS.get(setting.path, "")
-    for value in (setting.low, setting.default, setting.high):
-        parse("c.toml", f"{setting.path} = {value}\n{beside}\n{NONE}")
+    def told(value: object) -> list[str]:
+        tree: dict[str, Any] = {}
+        put(tree, "provisioning.source", "none")
+        put(tree, *COMPANIONS.get(setting.path, ("provisioning.source", "none")))
+        put(tree, setting.path, value)
+        if setting.path.endswith(".expiry_days"):
+            put(tree, f"{setting.path.removesuffix('expiry_days')}method", "self_signed")
+        return outcome_lines(document(tree))
+
+    for value in {setting.low, setting.default or setting.low, setting.high}:
+        assert told(value) == []
     for value in (setting.low - 1, setting.high + 1):
-        assert problems(f"{setting.path} = {value}\n{beside}\n{NONE}") == [
-            f"{setting.path}: found {value}; allowed {setting.allowed}"
-        ]
+        assert told(value) == [f"{setting.path}: found {value}; allowed {setting.allowed}"]
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.choices], ids=lambda s: s.path)
@@ -233,7 +269,7 @@ def test_choices(setting) -> None:
 # Mistakes.
 
 MISTAKES: dict[str, tuple[str, list[str]]] = {
-    "nothing at all": ("", ['provisioning.source: found nothing; allowed "dps" or "none"']),
+    "nothing at all": ("", ['provisioning.source: found nothing; allowed "manual", "dps" or "none"']),
     "provisioning is not a table": ("provisioning = 7", ["provisioning: found 7; allowed a table"]),
     "identityd is not a table": (
         f'identityd = "yes"\n{NONE}',
@@ -241,29 +277,20 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "source unknown": (
         '[provisioning]\nsource = "dsp"',
-        ['provisioning.source: found "dsp"; allowed "dps" or "none"; did you mean "dps"?'],
+        ['provisioning.source: found "dsp"; allowed "manual", "dps" or "none"; did you mean "dps"?'],
     ),
     "source of another type": (
         "[provisioning]\nsource = true",
-        ['provisioning.source: found true; allowed "dps" or "none"'],
-    ),
-    "manual": (
-        '[provisioning]\nsource = "manual"\n'
-        f'connection_string = "HostName=h;DeviceId=d;SharedAccessKey={KEY_TEXT}"\ndevice = "d"',
-        [
-            "provisioning.device: found an unknown key; allowed authentication, connection_string, "
-            'device_id, iothub_hostname, source; did you mean "device_id"?',
-            f'provisioning.source: found "manual"; allowed {THIS_RELEASE}',
-        ],
+        ['provisioning.source: found true; allowed "manual", "dps" or "none"'],
     ),
     "tpm": (
         f'{DPS}\n[provisioning.attestation]\nmethod = "tpm"\nregistration_id = "d"',
-        [f'{ATTESTATION}.method: found "tpm"; allowed {THIS_RELEASE}'],
+        [f'{ATTESTATION}.method: found "tpm"; allowed {NO_TPM}'],
     ),
-    "a certificate to be issued": (
-        f'{DPS}\n[provisioning.attestation]\nmethod = "x509"\n'
+    "a certificate over EST": (
+        f'{DPS}\n[provisioning.attestation]\nmethod = "x509"\nregistration_id = "d"\n'
         'identity_cert = { method = "est", username = "u", password = "hunter2" }',
-        [f"{ATTESTATION}.identity_cert: found a table: a certificate to be issued; allowed {THIS_RELEASE}"],
+        [f'{ATTESTATION}.identity_cert.method: found "est"; allowed {NO_EST}'],
     ),
     "a key in PKCS#11": (
         X509.replace("/var/secrets/device-id.key.pem", "pkcs11:token=t;object=o?pin-value=1234"),
@@ -494,34 +521,30 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "misspelt": (
         f"cloud_timeout_secs = 5\n{NONE}[identityd.renewel]\n[identityd.limits]\nidle_seconds = 1",
         [
-            "cloud_timeout_secs: found an unknown key; allowed cloud_retries, cloud_timeout_sec, "
-            'dps_trust_bundle, hostname, identityd, provisioning; did you mean "cloud_timeout_sec"?',
+            f"cloud_timeout_secs: found an unknown key; allowed {TOP_LEVEL}; "
+            'did you mean "cloud_timeout_sec"?',
             "identityd.renewel: found an unknown key; allowed api_version, attempts, journal, keys, limits, "
-            'renewal, tls, when_config_is_broken; did you mean "renewal"?',
+            'renewal, tls, trust_store, when_config_is_broken; did you mean "renewal"?',
             "identityd.limits.idle_seconds: found an unknown key; allowed body_bytes, body_sec, connections, "
-            'head_sec, idle_sec; did you mean "idle_sec"?',
+            'head_sec, idle_sec, when_busy, workload_requests; did you mean "idle_sec"?',
         ],
     ),
     "below the wrong header": (
         f"{NONE}cloud_retries = 2",
         [
-            "provisioning.cloud_retries: found an unknown key; allowed attestation, global_endpoint, "
-            'id_scope, payload, source; did you mean "cloud_retries"?'
+            f"provisioning.cloud_retries: found an unknown key; allowed {IN_PROVISIONING}; "
+            'did you mean "cloud_retries"?'
         ],
     ),
     "the name from identityd.toml": (
         f"{NONE}scope_id = 'x'",
-        [
-            "provisioning.scope_id: found an unknown key; allowed attestation, global_endpoint, "
-            'id_scope, payload, source; did you mean "id_scope"?'
-        ],
+        [f'provisioning.scope_id: found an unknown key; allowed {IN_PROVISIONING}; did you mean "id_scope"?'],
     ),
     "a dotted path in quotes is one name": (
         '"provisioning.source" = "none"',
         [
-            "provisioning.source: found an unknown key; allowed cloud_retries, cloud_timeout_sec, "
-            'dps_trust_bundle, hostname, identityd, provisioning; did you mean "provisioning"?',
-            'provisioning.source: found nothing; allowed "dps" or "none"',
+            f'provisioning.source: found an unknown key; allowed {TOP_LEVEL}; did you mean "provisioning"?',
+            'provisioning.source: found nothing; allowed "manual", "dps" or "none"',
         ],
     ),
     "not TOML": (
@@ -573,7 +596,7 @@ def test_mistakes_are_bounded_in_number_and_length() -> None:
     assert found[-1] == "and 3901 more mistakes like these"
     long = problems(f'hostname = "{"x y" * 50_000}"\n"{"y z" * 30_000}" = 1\n[provisioning]\nsource = "none"')
     assert len(long) == 2
-    assert max(map(len, long)) < 400
+    assert max(map(len, long)) < 500
 
 
 # Hypothesis: whatever stands there, the answer is a Configuration or a list of mistakes without secrets.
@@ -772,7 +795,7 @@ def test_a_good_file_is_used(places) -> None:
     path, last_good = places
     save_last_good(str(last_good), SYMMETRIC)
     loaded = load_with_fallback(write(path, NONE), str(last_good))
-    assert loaded == Loaded(configuration=DEFAULTS, source="file", text=NONE)
+    assert loaded == Loaded(configuration=DEFAULTS, source="file", text=f'{SEAL}{{"drop_ins":[]}}\n{NONE}')
 
 
 @pytest.mark.parametrize("broken", [None, "", "source = ", b"\xff", SYMMETRIC + "wrong = 1"])
@@ -951,7 +974,9 @@ def documented(text: str) -> list[KeyLine]:
 def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
     for name, value in tree.items():
         path = f"{prefix}.{name}" if prefix else name
-        if isinstance(value, dict):
+        if f"{prefix}.{ANY_ID}" in BY_PATH:
+            yield f"{prefix}.{ANY_ID}", value
+        elif isinstance(value, dict) and path not in BY_PATH:
             yield from flat(value, path)
         else:
             yield path, value
@@ -1005,25 +1030,72 @@ def test_every_field_of_the_configuration_has_a_row() -> None:
                 yield prefix + name
 
     targets = [setting.target for setting in SETTINGS if setting.target]
-    assert sorted(targets) == sorted(fields(DEFAULTS))
+    assert len(targets) == len(set(targets))
+    assembled = {field for setting in SETTINGS for field in setting.fills}
+    # Principals have their place in drop-ins, and these two names are IoT Edge's own.
+    elsewhere = {"keys.grants", "certificates.grants", "identities.principals"}
+    fixed = {"workload_bundle_id", "manifest_bundle_id"}
+    assert {*targets, *assembled, *elsewhere, *fixed} == set(fields(DEFAULTS))
 
 
-@pytest.mark.parametrize(
-    ("method", "left_out"),
-    [
-        ("symmetric_key", {"symmetric_key.uri", "identity_cert", "identity_pk"}),
-        ("symmetric_key", {"symmetric_key.value", "identity_cert", "identity_pk"}),
-        ("x509", {"symmetric_key.value", "symmetric_key.uri", "registration_id"}),
-    ],
-)
-def test_the_examples_of_default_toml_are_good(method, left_out) -> None:
+CREDENTIALS = ("symmetric_key.", "device_id_pk.", "identity_cert", "identity_pk")
+SOURCE_OF_KEY = {
+    "manual": ("provisioning.connection_string", "provisioning.iothub_hostname", "provisioning.device_id"),
+    "dps": ("provisioning.global_endpoint", "provisioning.id_scope", "provisioning.payload.uri"),
+}
+EXAMPLES = [
+    ("dps", "symmetric_key", ("registration_id", "symmetric_key.uri")),
+    ("dps", "symmetric_key", ("registration_id", "symmetric_key.value")),
+    ("dps", "x509", ("identity_cert", "identity_pk")),
+    ("dps", "x509", ("registration_id", "identity_cert.method", "identity_cert.common_name")),
+    (
+        "dps",
+        "x509",
+        (
+            "registration_id",
+            "identity_cert.method",
+            "identity_cert.auto_renew.rotate_key",
+            "identity_cert.auto_renew.threshold",
+            "identity_cert.auto_renew.retry",
+        ),
+    ),
+    ("manual", "sas", ("device_id_pk.value",)),
+    ("manual", "sas", ("device_id_pk.uri",)),
+    ("manual", "x509", ("identity_cert", "identity_pk")),
+    ("manual", "x509", ("identity_cert.method", "identity_cert.subject", "identity_cert.expiry_days")),
+]
+"Source, method, and the keys of the credential's table that go with it."
+
+
+@pytest.mark.parametrize(("source", "method", "its_own"), EXAMPLES)
+def test_the_examples_of_default_toml_are_good(source, method, its_own) -> None:
+    at = ATTESTATION if source == "dps" else AUTHENTICATION
     tree: dict[str, Any] = {}
     for key in documented(DEFAULT_TOML):
-        if key.path.removeprefix(f"{ATTESTATION}.") not in left_out:
-            put(tree, key.path, key.value)
-    put(tree, "provisioning.source", "dps")
-    put(tree, f"{ATTESTATION}.method", method)
-    assert isinstance(parse("c.toml", document(tree)).provisioning, DpsProvisioning)
+        path = key.path.replace(ANY_ID, "example")
+        if path.startswith("provisioning."):
+            wanted = path in SOURCE_OF_KEY[source] or path.removeprefix(f"{at}.") in its_own
+        else:
+            # A certificate is in a file or to be issued, and so are the two names of a parent.
+            wanted = not path.startswith(("cert_issuance.local_ca.cert.", "parent", "local_gateway"))
+        if wanted and not path.endswith("connection_string"):
+            put(tree, path, key.value)
+    put(tree, "provisioning.source", source)
+    put(tree, f"{at}.method", method)
+    assert outcome_lines(document(tree)) == []
+
+
+def test_the_other_examples_of_default_toml_are_good() -> None:
+    examples = {key.path: key.value for key in documented(DEFAULT_TOML)}
+    text = f"provisioning.source = 'manual'\nprovisioning.connection_string = {toml(examples[CONNECTION])}\n"
+    issued = {
+        path: value for path, value in examples.items() if path.startswith("cert_issuance.local_ca.cert.")
+    }
+    tree: dict[str, Any] = {"local_gateway_hostname": examples["local_gateway_hostname"]}
+    for path, value in issued.items():
+        if not path.endswith("common_name"):
+            put(tree, path, value)
+    assert outcome_lines(document(tree) + text) == []
 
 
 def test_demo_toml_as_the_demo_fills_it_in() -> None:
@@ -1053,28 +1125,32 @@ APPLY = {
     "dps-tpm": [f'{ATTESTATION}.method: found "tpm"; allowed in this release'],
     "dps-x509": [],
     "dps-x509-est-bootstrap-auto-renew": [
-        f"{ATTESTATION}.identity_cert: found a table: a certificate to be issued; allowed in this release"
+        f'{ATTESTATION}.identity_cert.method: found "est"; allowed in this release'
     ],
-    "dps-x509-pkcs11-localca": [
-        f"{ATTESTATION}.identity_cert: found a table: a certificate to be issued; allowed in this release"
+    "dps-x509-pkcs11-localca": ["cert_issuance.local_ca.pk: found a pkcs11: URI; allowed a file URI"],
+    "manual-connection-string": [],
+    "manual-symmetric-key": [],
+    "manual-x509": [],
+    "manual-x509-est-custom": [
+        f'{AUTHENTICATION}.identity_cert.method: found "est"; allowed in this release'
     ],
-    "manual-connection-string": ['provisioning.source: found "manual"; allowed in this release'],
-    "manual-symmetric-key": ['provisioning.source: found "manual"; allowed in this release'],
-    "manual-x509": ['provisioning.source: found "manual"; allowed in this release'],
-    "manual-x509-est-custom": ['provisioning.source: found "manual"; allowed in this release'],
 }
 "Case of config apply: how each mistake begins; none means accepted."
 
 DAEMON = {
     # identityd.toml is another format; what can be told is told by name.
-    "bad_config.toml": ['provisioning.source: found "dps2"; allowed "dps" or "none"; did you mean "dps"?'],
-    "good_auth_settings.toml": ['provisioning.source: found "manual"; allowed in this release'],
+    "bad_config.toml": [f'provisioning.source: found "dps2"; allowed {SOURCES}; did you mean "dps"?'],
+    "good_auth_settings.toml": [
+        "homedir: found an unknown key",
+        "principal: found an unknown key",
+        f"{AUTHENTICATION}.device_id_pk: found <secret, 3 characters>; allowed a table",
+    ],
     "good_dps_config_with_simple_payload.toml": [
         "provisioning.global_endpoint: found a URL without TLS (http)",
         "provisioning.scope_id: found an unknown key",
         f"{ATTESTATION}.symmetric_key: found <secret, 3 characters>; allowed a table",
     ],
-    "good_sas_config.toml": ['provisioning.source: found "manual"; allowed in this release'],
+    "good_sas_config.toml": [f"{AUTHENTICATION}.device_id_pk: found <secret, 3 characters>; allowed a table"],
 }
 
 
@@ -1091,13 +1167,18 @@ def test_config_apply_cases(case) -> None:
     text = (directory / "config.toml").read_text()
     if not APPLY[case]:
         provisioning = load(str(directory / "config.toml")).provisioning
-        assert isinstance(provisioning, DpsProvisioning)
         wanted = tomli.loads((directory / "identityd.toml").read_text())["provisioning"]
-        assert provisioning.scope_id == wanted["scope_id"]
-        assert provisioning.registration_id == wanted["attestation"]["registration_id"]
-        assert f"{provisioning.global_endpoint}/" == wanted["global_endpoint"]
-        if isinstance(provisioning.attestation, SymmetricKeySource):
-            assert provisioning.attestation.value == (directory / "device-id").read_bytes()
+        if isinstance(provisioning, DpsProvisioning):
+            assert provisioning.scope_id == wanted["scope_id"]
+            assert provisioning.registration_id == wanted["attestation"]["registration_id"]
+            assert f"{provisioning.global_endpoint}/" == wanted["global_endpoint"]
+        else:
+            assert isinstance(provisioning, ManualProvisioning)
+            assert provisioning.hub == wanted["iothub_hostname"]
+            assert provisioning.device_id == wanted["device_id"]
+        source = credential_of(provisioning)
+        if isinstance(source, SymmetricKeySource):
+            assert source.value == (directory / "device-id").read_bytes()
         return
     for line, begin in zip(problems(text), APPLY[case], strict=True):
         assert line.startswith(begin)

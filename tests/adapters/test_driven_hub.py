@@ -23,6 +23,7 @@ from statemachine.events import CredentialProofFailed, CredentialProven
 from statemachine.settings import (
     Configuration,
     DpsProvisioning,
+    ManualProvisioning,
     NoProvisioning,
     SymmetricKeySource,
     TlsSettings,
@@ -167,6 +168,40 @@ def test_the_configured_symmetric_key(offset_ms):
     assert not seen.client_certificate
 
 
+def manual(authentication, **members):
+    return Configuration(
+        provisioning=ManualProvisioning(hub="h", device_id="Dev-1", authentication=authentication, **members),
+        tls=TlsSettings(ca_file="ca.pem"),
+        cloud_timeout_seconds=5,
+        cloud_retries=0,
+    )
+
+
+@pytest.mark.parametrize(("source", "certificate"), [(SYMMETRIC, False), (X509, True)])
+def test_a_manually_provisioned_device_proves_its_configured_credential(source, certificate):
+    event, peer = ask(replies(http(200, b"[]")), chain_pem=None, configuration=manual(source))
+    assert isinstance(event, CredentialProven)
+    (seen,) = peer.seen
+    assert seen.client_certificate == certificate
+    assert ("authorization" in seen.headers) != certificate
+
+
+def test_a_gateway_takes_the_place_of_the_hub_on_the_network_only():
+    peer = Peer(replies(http(200, b"[]")), server_context(SERVER))
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            await peer.start(nursery)
+            configuration = manual(SYMMETRIC, gateway=f"localhost:{peer.port}")
+            prover = HubProver(lambda: configuration, Clock(), Staged(), environ={})
+            effect = ProveCredential(generation=3, hub="Contoso.test", device_id="Dev-1", issued=False)
+            assert isinstance(await prover.prove(EFFECT_ID, effect), CredentialProven)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert "sr=contoso.test/devices/dev-1&" in peer.seen[0].headers["authorization"]
+
+
 def test_every_proof_has_a_fresh_connection():
     _, peer = ask(replies(http(200, b"[]")), times=3)
     assert peer.connections == 3
@@ -174,7 +209,7 @@ def test_every_proof_has_a_fresh_connection():
 
 def test_a_device_id_is_one_path_segment():
     _, peer = ask(replies(http(200, b"[]")), device_id="a=b'c#d")
-    assert peer.seen[0].target.startswith("/devices/a%3Db'c%23d/modules?")
+    assert peer.seen[0].target.startswith("/devices/a%3Db%27c%23d/modules?")
 
 
 # --- what the hub says -------------------------------------------------------------------------------

@@ -396,7 +396,7 @@ def test_the_issued_certificate_opens_the_hub_and_nothing_else_does(tmp_path, ve
     run(test, tmp_path, version=version)
 
 
-def test_the_hub_wants_an_api_version_and_only_reads(tmp_path):
+def test_the_hub_wants_an_api_version_and_a_method_it_knows(tmp_path):
     async def test(device):
         await device.provision(with_csr=False)
         expiry = int(time.time()) + 60
@@ -406,12 +406,13 @@ def test_the_hub_wants_an_api_version_and_only_reads(tmp_path):
             (await device.ask(method, path, headers=headers)).status
             for method, path in (
                 ("GET", base),
-                ("PUT", f"{base}/m?api-version=1"),
+                ("PUT", f"{base}?api-version=1"),
+                ("POST", f"{base}/m?api-version=1"),
                 ("GET", f"{base}/m?api-version=1"),
             )
         ]
 
-    assert run(test, tmp_path) == [400, 405, 404]
+    assert run(test, tmp_path) == [400, 405, 405, 404]
 
 
 # --- trust bundles -----------------------------------------------------------------------------------
@@ -569,6 +570,7 @@ def test_options_may_change_while_it_runs(tmp_path):
     assert shown == {
         "cert_lifetime_s": 30 * 86_400.0,
         "identity_certs": False,
+        "server_certs": False,
         "assigning": 0,
         "retry_after_s": None,
     }

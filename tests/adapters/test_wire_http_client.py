@@ -12,11 +12,13 @@ import httpcore
 import pytest
 import trio
 import trustme
+from msgspec import structs
 
 from adapters.errors import AdapterError
 from adapters.wire import http_client as wire
 from adapters.wire.http_client import HttpAnswer, HttpsClient, TlsOptions
 from adapters.wire.http_date import parse_http_date
+from adapters.wire.pem import sha256_hex
 from adapters.wire.proxies import proxy_for
 from tests.adapters.tls_peer import Peer, http, replies, server_context, tunnel_to
 
@@ -481,6 +483,19 @@ def test_https_proxy_is_never_offered_the_client_certificate():
     assert status == 200
     assert not near.seen[0].client_certificate
     assert far.seen[0].client_certificate
+
+
+def test_a_disbelieved_root_does_not_vouch_for_a_proxy_either(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    (tmp_path / "none.pem").write_bytes(OTHER_CA.cert_pem.bytes())
+    believing, not_believing = (
+        structs.replace(WITH_CERTIFICATE, ca_file="none.pem", distrust=frozenset({sha256}))
+        for sha256 in ("0" * 64, sha256_hex(ssl.PEM_cert_to_DER_cert(CA.cert_pem.bytes().decode())))
+    )
+    status, _, _ = through_proxy(server_context(SERVER), "https", options=believing)
+    assert status == 200
+    error, near, _ = through_proxy(server_context(SERVER), "https", options=not_believing)
+    assert (error.code, near.seen) == ("tls-untrusted", [])
 
 
 def test_an_alert_from_the_proxy_is_not_the_hub_s():

@@ -1,0 +1,97 @@
+"""The credential that requests to IoT Hub are made with, and where they go.
+
+An issued certificate is presented in TLS, with its generation's key; so is a configured one. A configured
+symmetric key signs a token for each request. Reading blocks: it is for worker threads.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential, read_file
+from adapters.errors import AdapterError
+from adapters.ports import StagedKey
+from adapters.wire import sas
+from adapters.wire.http_client import TlsOptions
+from statemachine.settings import Configuration, IssuedSource, ManualProvisioning, SymmetricKeySource
+
+
+class HubCredential(Struct, frozen=True, kw_only=True):
+    """Ready for use."""
+
+    generation: int
+    source: Literal["issued", "configured"]
+    tls: TlsOptions
+    "Presents the certificate, or none for a symmetric key."
+    symmetric_key: bytes | None = None
+    "Decoded. Secret."
+
+    def __repr__(self) -> str:
+        return f"HubCredential({self.generation}, {self.source})"
+
+    def headers(self, hub: str, device_id: str, now_unix_ms: int) -> dict[str, str]:
+        """Of one request. ``now_unix_ms`` is the best known true time: the token lives from it.
+
+        The token is for ``hub`` as it was assigned, whatever host the request goes to (cloud.md §3.1).
+        """
+        headers = {"Accept": "application/json"}
+        if self.symmetric_key is not None:
+            expiry_unix_s = now_unix_ms // 1000 + TOKEN_LIFE_S
+            headers["Authorization"] = sas.hub_token(hub, device_id, self.symmetric_key, expiry_unix_s)
+        return headers
+
+
+def network_host(configuration: Configuration, hub: str) -> str:
+    """The configured parent gateway, else the hub; host or host:port (cloud.md §3.2)."""
+    provisioning = configuration.provisioning
+    gateway = provisioning.gateway if isinstance(provisioning, ManualProvisioning) else None
+    return gateway or hub
+
+
+def issued_credential(
+    configuration: Configuration, staged: StagedKey, generation: int, chain_pem: bytes | None = None
+) -> HubCredential:
+    """Of a generation; ``chain_pem`` is given while it is not committed. Raises StoreUnavailable."""
+    return HubCredential(
+        generation=generation,
+        source="issued",
+        tls=TlsOptions(
+            ca_file=configuration.tls.ca_file,
+            client_chain_pem=chain_pem or staged.chain_pem(generation),
+            client_key_path=staged.key_path(generation),
+        ),
+    )
+
+
+def configured_credential(configuration: Configuration, generation: int) -> HubCredential:
+    """Read from where the configuration says.
+
+    Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
+    ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
+    """
+    if isinstance(configuration.provisioning, ManualProvisioning):
+        tls, key = _manual(configuration, configuration.provisioning)
+    else:
+        onboarding = load_credential(configuration)
+        tls, key = onboarding.tls, onboarding.symmetric_key
+    return HubCredential(generation=generation, source="configured", tls=tls, symmetric_key=key)
+
+
+def _manual(configuration: Configuration, manual: ManualProvisioning) -> tuple[TlsOptions, bytes | None]:
+    ca_file = configuration.tls.ca_file
+    source = manual.authentication
+    if isinstance(source, SymmetricKeySource):
+        key = source.value if source.path is None else read_file(source.path)
+        if not key:
+            raise AdapterError(
+                "the configured symmetric key is empty", code="credential-unusable", failure_class="operator"
+            )
+        return TlsOptions(ca_file=ca_file), key
+    if isinstance(source, IssuedSource):
+        raise AdapterError(
+            "the configured certificate is yet to be issued",
+            code="credential-not-issued",
+            failure_class="operator",
+        )
+    chain_pem = read_file(source.certificate_path)
+    return TlsOptions(ca_file=ca_file, client_chain_pem=chain_pem, client_key_path=source.key_path), None
