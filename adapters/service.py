@@ -111,8 +111,8 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
         return onboarding.trial(held())
 
     distrusted = partial(distrusted_roots, paths.state_dir, paths.root)
-    registrar = DpsRegistrar(trial, clock, store)
-    modules = HubModules(current, snapshot, clock, store, post)
+    registrar = DpsRegistrar(trial, clock, store, distrusted=distrusted)
+    modules = HubModules(current, snapshot, clock, store, post, distrusted=distrusted)
     cache = ModuleCache(paths.state_dir)
     module_keys = ModuleKeys(keys, cache, post)
     identities = Identities(current, snapshot, clock, keys, modules, cache, module_keys)
@@ -120,7 +120,7 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
     timers = TrioTimers(clock, SystemClockChanges(clock))
     ports = Ports(
         registrar=registrar,
-        hub=HubProver(trial, clock, store),
+        hub=HubProver(trial, clock, store, distrusted=distrusted),
         store=store,
         module_keys=ModuleKeysPusher(modules, cache, module_keys),
         timers=timers,

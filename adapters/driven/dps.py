@@ -60,7 +60,9 @@ class DpsRegistrar:
     """One client is kept from the PUT to the final answer, so that polls reuse its connection.
 
     ``configuration`` is called at each use, so that a reload needs nothing else; ``environ`` is where
-    the proxy variables are looked up, by default the process's. Call ``aclose`` at the end.
+    the proxy variables are looked up, by default the process's. ``distrusted`` names roots that TLS must
+    not believe though the system does (``wire.installed_roots``); it is called in worker threads. Call
+    ``aclose`` at the end.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class DpsRegistrar:
         clock: Clock,
         staged: StagedKey,
         *,
+        distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._distrusted = distrusted
         self._configuration = configuration
         self._clock = clock
         self._staged = staged
@@ -171,7 +175,7 @@ class DpsRegistrar:
             configuration,
             dps_provisioning(configuration),
             wire.DIALECTS[configuration.api_version],
-            load_credential(configuration),
+            load_credential(configuration, self._distrusted()),
         )
 
     def _prepare_submit(self, generation: int | None) -> _Prepared:

@@ -26,7 +26,8 @@ class HubProver:
     """Every proof has its own client, hence its own TLS context and connection, gone with its answer.
 
     ``configuration`` is called at each use; ``environ`` is where the proxy variables are looked up, by
-    default the process's.
+    default the process's. ``distrusted`` names roots that TLS must not believe though the system does
+    (``wire.installed_roots``); it is called in worker threads.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class HubProver:
         clock: Clock,
         staged: StagedKey,
         *,
+        distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._distrusted = distrusted
         self._configuration = configuration
         self._clock = clock
         self._staged = staged
@@ -101,5 +104,11 @@ class HubProver:
     def _credential(self, configuration: Configuration, effect: ProveCredential) -> HubCredential:
         """Reads files, so it runs in a worker thread."""
         if effect.issued:
-            return issued_credential(configuration, self._staged, effect.generation, effect.chain_pem)
-        return configured_credential(configuration, effect.generation)
+            return issued_credential(
+                configuration,
+                self._staged,
+                effect.generation,
+                effect.chain_pem,
+                distrust=self._distrusted(),
+            )
+        return configured_credential(configuration, effect.generation, distrust=self._distrusted())

@@ -8,12 +8,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential, read_file
-from adapters.errors import AdapterError
+from adapters.driven.onboarding import TOKEN_LIFE_S, load_credential
 from adapters.ports import StagedKey
 from adapters.wire import sas
 from adapters.wire.http_client import TlsOptions
-from statemachine.settings import Configuration, IssuedSource, ManualProvisioning, SymmetricKeySource
+from statemachine.settings import Configuration, ManualProvisioning
 
 
 class HubCredential(Struct, frozen=True, kw_only=True):
@@ -49,7 +48,12 @@ def network_host(configuration: Configuration, hub: str) -> str:
 
 
 def issued_credential(
-    configuration: Configuration, staged: StagedKey, generation: int, chain_pem: bytes | None = None
+    configuration: Configuration,
+    staged: StagedKey,
+    generation: int,
+    chain_pem: bytes | None = None,
+    *,
+    distrust: frozenset[str] = frozenset(),
 ) -> HubCredential:
     """Of a generation; ``chain_pem`` is given while it is not committed. Raises StoreUnavailable."""
     return HubCredential(
@@ -57,41 +61,25 @@ def issued_credential(
         source="issued",
         tls=TlsOptions(
             ca_file=configuration.tls.ca_file,
+            distrust=distrust,
             client_chain_pem=chain_pem or staged.chain_pem(generation),
             client_key_path=staged.key_path(generation),
         ),
     )
 
 
-def configured_credential(configuration: Configuration, generation: int) -> HubCredential:
+def configured_credential(
+    configuration: Configuration, generation: int, *, distrust: frozenset[str] = frozenset()
+) -> HubCredential:
     """Read from where the configuration says.
 
     Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
     ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
     """
-    if isinstance(configuration.provisioning, ManualProvisioning):
-        tls, key = _manual(configuration, configuration.provisioning)
-    else:
-        onboarding = load_credential(configuration)
-        tls, key = onboarding.tls, onboarding.symmetric_key
-    return HubCredential(generation=generation, source="configured", tls=tls, symmetric_key=key)
-
-
-def _manual(configuration: Configuration, manual: ManualProvisioning) -> tuple[TlsOptions, bytes | None]:
-    ca_file = configuration.tls.ca_file
-    source = manual.authentication
-    if isinstance(source, SymmetricKeySource):
-        key = source.value if source.path is None else read_file(source.path)
-        if not key:
-            raise AdapterError(
-                "the configured symmetric key is empty", code="credential-unusable", failure_class="operator"
-            )
-        return TlsOptions(ca_file=ca_file), key
-    if isinstance(source, IssuedSource):
-        raise AdapterError(
-            "the configured certificate is yet to be issued",
-            code="credential-not-issued",
-            failure_class="operator",
-        )
-    chain_pem = read_file(source.certificate_path)
-    return TlsOptions(ca_file=ca_file, client_chain_pem=chain_pem, client_key_path=source.key_path), None
+    credential = load_credential(configuration, distrust)
+    return HubCredential(
+        generation=generation,
+        source="configured",
+        tls=credential.tls,
+        symmetric_key=credential.symmetric_key,
+    )

@@ -82,6 +82,9 @@ class _Answered(Struct, frozen=True, kw_only=True):
 class HubModules:
     """Modules of the device that ``snapshot`` says we are. ``configuration`` and it are asked at each use.
 
+    ``distrusted`` names roots that TLS must not believe though the system does (``wire.installed_roots``);
+    it is called in worker threads.
+
     Every method may take cloud_timeout_seconds times (cloud_retries + 1). They raise:
 
     - PeerUnreachable: no answer, which is what being offline looks like;
@@ -102,8 +105,10 @@ class HubModules:
         staged: StagedKey,
         post: Post,
         *,
+        distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._distrusted = distrusted
         self._configuration = configuration
         self._snapshot = snapshot
         self._clock = clock
@@ -234,8 +239,8 @@ class HubModules:
 
     def _credential(self, configuration: Configuration, source: str, generation: int) -> HubCredential:
         if source == "issued":
-            return issued_credential(configuration, self._staged, generation)
-        return configured_credential(configuration, generation)
+            return issued_credential(configuration, self._staged, generation, distrust=self._distrusted())
+        return configured_credential(configuration, generation, distrust=self._distrusted())
 
     async def _exchange(
         self, configuration: Configuration, credential: HubCredential, asking: _Asking

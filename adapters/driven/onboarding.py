@@ -6,7 +6,7 @@ Everything here blocks: a caller with sockets to serve calls it in a worker thre
 import errno
 import os
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from adapters.driven import files
 from adapters.errors import AdapterError, CertificateRejected, StoreUnavailable
@@ -46,8 +46,10 @@ def dps_provisioning(configuration: Configuration) -> DpsProvisioning:
     raise AdapterError("the configuration does not use DPS", code="not-configured", failure_class="operator")
 
 
-def load_credential(configuration: Configuration) -> OnboardingCredential:
-    """Of DPS or manual provisioning.
+def load_credential(
+    configuration: Configuration, distrust: frozenset[str] = frozenset()
+) -> OnboardingCredential:
+    """Of DPS or manual provisioning. ``distrust`` goes into its TLS options.
 
     Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
     ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
@@ -59,14 +61,14 @@ def load_credential(configuration: Configuration) -> OnboardingCredential:
     else:
         provisioning = dps_provisioning(configuration)
         source, name = provisioning.attestation, provisioning.registration_id
-    ca_file = configuration.tls.ca_file
+    tls = TlsOptions(ca_file=configuration.tls.ca_file, distrust=distrust)
     if isinstance(source, SymmetricKeySource):
         if name is None:
             raise _operator("registration_id is needed with a symmetric key", "registration-id-unknown")
         key = source.value if source.path is None else read_file(source.path)
         if not key:
             raise _operator("the configured symmetric key is empty", "credential-unusable")
-        return OnboardingCredential(registration_id=name, tls=TlsOptions(ca_file=ca_file), symmetric_key=key)
+        return OnboardingCredential(registration_id=name, tls=tls, symmetric_key=key)
     if isinstance(source, IssuedSource):
         raise _operator("the configured certificate is yet to be issued", "credential-not-issued")
     chain_pem = read_file(source.certificate_path)
@@ -79,7 +81,7 @@ def load_credential(configuration: Configuration) -> OnboardingCredential:
             f"registration_id is not configured and {source.certificate_path} has no CN",
             "registration-id-unknown",
         )
-    tls = TlsOptions(ca_file=ca_file, client_chain_pem=chain_pem, client_key_path=source.key_path)
+    tls = structs.replace(tls, client_chain_pem=chain_pem, client_key_path=source.key_path)
     return OnboardingCredential(registration_id=registration_id, tls=tls)
 
 
