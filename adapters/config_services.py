@@ -67,6 +67,8 @@ class Collected:
         self.keys: dict[str, tuple[str, Findings]] = {}
         self.certificates: dict[str, tuple[str | tuple[str, ...], Findings]] = {}
         self.rules: dict[str, tuple[dict[str, Any], Findings]] = {}
+        self.methods: set[str] = set()
+        "Ids whose rule names a method in a drop-in, rightly or not."
         self.local_ca: dict[str, tuple[str, Findings]] = {}
         self.local_ca_meant = False
         "Whether any file speaks of one, rightly or not."
@@ -125,7 +127,9 @@ class Collected:
         self._add_lists(values, findings)
         elements: list[Element] = values.get("principal", [])
         self.principals.setdefault(service, []).extend((element, findings) for element in elements)
-        for certificate_id in values.get(f"cert_issuance.{ANY_ID}", {}):
+        for certificate_id, names in values.get(f"cert_issuance.{ANY_ID}", {}).items():
+            if "method" in names:
+                self.methods.add(certificate_id)
             self._add_rule(
                 certificate_id, rule_fields(values, f"cert_issuance.{ANY_ID}", certificate_id), findings
             )
@@ -223,7 +227,7 @@ class Collected:
         for certificate_id, (rule, said_by) in self.rules.items():
             label = f"cert_issuance.{name_shown(certificate_id)}"
             if "method" not in rule:
-                if certificate_id != LOCAL_CA_ID:
+                if certificate_id != LOCAL_CA_ID and certificate_id not in self.methods:
                     said_by.unfit(f"{label}.method", "nothing", one_of(("self_signed", "local_ca")))
             elif rule["method"] == "local_ca" and certificate_id == ca_id:
                 said_by.unfit(f"{label}.method", '"local_ca" for the CA itself', '"self_signed"')

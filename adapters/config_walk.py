@@ -93,8 +93,8 @@ class Element(Struct, frozen=True, kw_only=True):
 
 
 def walk(known: Schema, tree: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """What passed, by path. Below a path with ``<id>`` there is a dict by id, at an array of tables a list
-    of its Elements."""
+    """What passed, by path. Below a path with ``<id>`` there is a dict by id (where that is a table: of the
+    names in it), at an array of tables a list of its Elements."""
     values: dict[str, Any] = {}
     _Walk(known, findings, values).table(tree, "", "")
     return values
@@ -142,8 +142,8 @@ class _Walk:
             self._array(value, place, said)
         elif place in self._known.tables and isinstance(value, dict):
             if place.endswith(ANY_ID):
-                # An empty table is there all the same.
-                self._values.setdefault(place, {})[key] = True
+                # An empty table is there all the same, and so is a key whose value did not pass.
+                self._values.setdefault(place, {})[key] = frozenset(value)
             self.table(value, place, said, key)
         elif place in self._known.rows:
             self._take(self._known.rows[place], value, said, key)

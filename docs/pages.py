@@ -10,8 +10,8 @@ from adapters.config_rules import NOT_YET
 from adapters.config_settings import NOT_READ_YET, SETTINGS, Setting
 from adapters.driven import files
 from adapters.driven.dps import _OPERATOR_STATUSES
-from adapters.driving import certd_api, control
-from adapters.service import SOCKET_MODE
+from adapters.driving import certd_api, control, identityd_api, keyd_api, workload_api
+from adapters.sockets import SOCKET_GROUPS, SOCKET_MODE, WORKLOAD_SOCKET_MODE
 from adapters.tables import RowFacts, TableFacts, machine_facts
 from docs.reading import ROOT, Code, Field, Source, failure_codes, read
 from statemachine.effects import EFFECTS, Asking
@@ -70,8 +70,8 @@ CODE_NOTES: Mapping[str, str] = {
     + ", ".join(str(one) for one in sorted(_OPERATOR_STATUSES))
     + "; `clock` for 401 when the clock was so far off that the token was dead on arrival; else `retry`, "
     "and `reregister` when the operation had begun and failed",
-    "hub-401": "a refusal: counts against the credential that was shown",
-    "hub-…": "`hub-404001`, the hub does not know the device: a refusal",
+    "hub-…": "`hub-401` and `hub-404001` (the hub does not know the device) are refusals: they count "
+    "against the credential that was shown",
     "internal-error": "a defect in an adapter, met on some input; the log has the details",
     "journal-damaged": 'only with `[identityd.journal] when_damaged = "refuse"`',
     "journal-unavailable": "commands get 503; serving goes on",
@@ -97,6 +97,11 @@ COMMAND_NOTES: Mapping[str, str] = {
     "then goes on without you.",
     "reprovision": "Waits for the end of the attempt, like `renew`. What is in use serves until it is "
     "replaced.",
+    "module-keys push": "For when the master key of module identities was lost: a new one is made and every "
+    "module gets keys of it. Modules keep their generation ids; what they signed with before is refused "
+    "from then on. Waits for the end.",
+    "trust-bundle show": "Where each certificate comes from: the local configuration or DPS.",
+    "trust-bundle install": "Exit status 1 when a file of another hand was in the way and left alone.",
     "replay": "Exit status 0 when every record comes to the same effects and positions, 1 with the first "
     "divergence, 2 when a file cannot be read. No service is needed.",
     "journal show": "No service is needed. With `--json` the records as they are stored.",
@@ -451,7 +456,7 @@ def _default(one: Setting) -> str:
     return _code(f'"{value}"' if isinstance(value, str) else str(value))
 
 
-# --- control.sock and certd.sock ---------------------------------------------------------------------
+# --- sockets --------------------------------------------------------------------------------------------
 
 
 def control_api() -> str:
@@ -460,10 +465,11 @@ def control_api() -> str:
     meanings = dict(re.findall(r"``\w+ ([^`?]+)(?:\?[^`]*)?``\s{2,}(.+)", control.__doc__ or ""))
     nested = [name for name in status.classes if name not in ("Status", "LastError")]
     return _page(
-        "control.sock and certd.sock",
-        "Both speak HTTP/1.1 over Unix sockets, below `/run/aziot` (or `DIR/run/aziot` with `--root DIR`), "
-        f"mode {SOCKET_MODE:04o}. The peer is told by its uid (SO_PEERCRED). Requests are bounded in size, "
-        "time and number: see [`identityd.limits`](settings.md#keys-of-this-service).",
+        "Local sockets",
+        "All speak HTTP/1.1 over Unix sockets, below `/run/aziot` (or `DIR/run/aziot` with `--root DIR`), "
+        f"control.sock with mode {SOCKET_MODE:04o}. The peer is told by its uid (SO_PEERCRED). "
+        "Requests are bounded in size, time and number: see "
+        "[`identityd.limits`](settings.md#keys-of-this-service).",
         "## control.sock\n\n"
         + _table(
             ("route", "answer"),
@@ -493,8 +499,9 @@ def control_api() -> str:
         _struct(journal, "Record", level=4),
         "`event` is one of the [events](events.md), `effects` are the [effects](effects.md). Every stored "
         "line ends with a member `hash`.",
-        "### Commands\n\n`POST /v1/renew` and `POST /v1/reprovision` take no body. They are answered as soon "
-        "as the record is durable, not when the attempt has ended: follow the events for that.",
+        "### Commands\n\n`POST /v1/renew`, `POST /v1/reprovision` and `POST /v1/module-keys` take no body. "
+        "They are answered as soon as the record is durable, not when the attempt has ended: "
+        "follow the events for that.",
         _table(
             ("status", "body"),
             (
@@ -524,34 +531,34 @@ def control_api() -> str:
                 ("503", "the journal is unavailable"),
             ),
         ),
-        "## certd.sock\n\nCertificates by id, to be read. `api-version="
-        + certd_api.API_VERSION
-        + "` is required.",
+        "## The services of the original\n\nWhat they take and answer is in an OpenAPI 3.1 document each, "
+        "which tests compare with the running service; where they differ from the original on purpose is in "
+        "[compatibility](compatibility.md).",
         _table(
-            ("route", "answer"),
-            (
-                ("`GET /certificates/ID`", '`{"pem": "…"}`: the chain, leaf first, or the trust bundle'),
-                ("`GET /ID`", "the same"),
-            ),
+            ("socket", "mode", "group", "`api-version`", "for", "contract"),
+            (_service_row(name, *SERVICES[name]) for name in SERVICES),
         ),
-        "The ids that this service keeps are `aziot-dps-identity-cert` and, when DPS sends one, the trust "
-        "bundle under `aziot-dps-trust-bundle` or the name in `dps_trust_bundle`. The private key of the "
-        "identity certificate is not served by any socket. Creating, importing and deleting are not served.",
-        _table(
-            ("status", "message"),
-            (
-                ("400", '`api-version not specified`, or `invalid api-version "…"`'),
-                (
-                    "400",
-                    '`parameter "id" has an invalid value`, caused by `not found`: nothing is filed there',
-                ),
-                ("400", "`method not allowed`: creating, importing and deleting"),
-                ("404", "`not found`: no such route"),
-                ("415, 422", "a body that is not `application/json`, or not JSON"),
-                ("500", "`internal error`: the file cannot be read; the log says why"),
-            ),
-        ),
+        "The ids that belong to this service itself are read and used like others, but no socket creates, "
+        "imports, moves or deletes them, whoever asks: `aziot-dps-identity-cert` and its key "
+        "`aziot-dps-identity-cert-key`, the trust bundle under `aziot-dps-trust-bundle` or the name in "
+        "`dps_trust_bundle`, `aziot_identityd_master_id` and `handle-validation-key`. Private keys are "
+        "served by no socket, except that of a local identity, to whoever it is made for.",
     )
+
+
+SERVICES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "certd": (certd_api.API_VERSIONS, "certificates by id: read, create, import, delete"),
+    "keyd": (keyd_api.API_VERSIONS, "keys by id, used by handle: sign, derive, encrypt"),
+    "identityd": (identityd_api.API_VERSIONS, "identities of device and modules, reprovision"),
+    "workload": (workload_api.API_VERSIONS, "trust bundles for modules, as IoT Edge serves them"),
+}
+
+
+def _service_row(name: str, versions: tuple[str, ...], purpose: str) -> tuple[str, ...]:
+    mode = WORKLOAD_SOCKET_MODE if name == "workload" else SOCKET_MODE
+    known = ", ".join(f"`{version}`" for version in versions)
+    contract = f"[openapi/{name}.yaml](openapi/{name}.yaml)"
+    return f"`{name}.sock`", f"{mode:04o}", f"`{SOCKET_GROUPS[name]}`", known, purpose, contract
 
 
 # --- failures ----------------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def test_check_says_which(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_every_generated_page_says_so() -> None:
     for page in (ROOT / "docs" / "reference").glob("*.md"):
+        if page.name in generate.BY_HAND:
+            continue
         assert "make docs" in "\n".join(page.read_text(encoding="utf-8").splitlines()[:5]), page
 
 
