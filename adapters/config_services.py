@@ -237,7 +237,8 @@ class Collected:
                 said_by.note(label, "has both common_name and subject; common_name counts")
         source = credential_of(provisioning)
         if isinstance(source, IssuedSource) and source.rule.method == "local_ca" and not self.local_ca_meant:
-            findings.add("provisioning", f"identity_cert.method: {_NO_LOCAL_CA}")
+            table = "attestation" if isinstance(provisioning, DpsProvisioning) else "authentication"
+            findings.add(f"provisioning.{table}.identity_cert.method", _NO_LOCAL_CA)
 
     def _note_replaced(
         self, provisioning: DpsProvisioning | ManualProvisioning | NoProvisioning | None

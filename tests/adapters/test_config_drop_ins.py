@@ -251,7 +251,7 @@ ca = "file:///ca.pem"
 def test_tables_are_merged_arrays_joined_and_the_last_value_counts(device) -> None:
     configuration = device.loaded(
         {
-            "certd/20.toml": 'cert_issuance.x = { method = "self_signed", expiry_days = 2 }\n'
+            "certd/20.toml": 'cert_issuance.x.method = "self_signed"\ncert_issuance.x.expiry_days = 2\n'
             'cert_issuance.x.subject = { O = "o" }\n'
             'preloaded_certs = { list = ["a"], file = "file:///1", turned = ["a"] }\n'
             '[[principal]]\nuid = 1\ncerts = ["a"]',

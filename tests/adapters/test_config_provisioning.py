@@ -232,7 +232,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "no local CA": (
         f'{DPS}identity_cert.method = "local_ca"',
         [
-            'provisioning: identity_cert.method: found "local_ca"; allowed with a CA in '
+            f'{ATTESTATION}.identity_cert.method: found "local_ca"; allowed with a CA in '
             "cert_issuance.local_ca, which is not there"
         ],
     ),
