@@ -191,7 +191,7 @@ def test_a_module_that_the_hub_does_not_know_is_forgotten(tmp_path, ask):
         with pytest.raises(PeerRefused, match=r"^module m not found$") as refused:
             await getattr(parts.identities, ask)("m")
         assert refused.value.code == "module-gone"
-        assert refused.value.tracking_id
+        assert refused.value.tracking_id is None, "the original's text is exactly this"
         assert parts.posted == []
         return await parts.cache.of(parts.where)
 
