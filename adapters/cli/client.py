@@ -178,7 +178,7 @@ def _push_module_keys(args: Namespace) -> Ending:
     if answer is None:
         outcome, why = "running", f"not ended after {args.timeout:g} s; it goes on"
     elif answer.failure_class is None:
-        outcome, why = "done", f"modules that have their keys: {answer.modules}"
+        outcome, why = "done", _pushed(answer.modules)
     else:
         outcome, why = "failed", now.reason
         error = LastError(
@@ -216,6 +216,10 @@ def _moves(course: Course, line: Line) -> bool:
         event=line.event.type if line.event else "",
         wished=bool(line.effects),
     )
+
+
+def _pushed(modules: int) -> str:
+    return f"new keys pushed to {modules} module{'' if modules == 1 else 's'}"
 
 
 def _tell_ending(args: Namespace, ending: Ending) -> int:

@@ -462,19 +462,23 @@ def test_configured_subjects_that_do_not_do(tmp_path, subject, said):
 @settings(derandomize=True, deadline=None, max_examples=80)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_damaged_request_is_refused(position, flip):
-    """Whichever byte it is: what was signed covers them all, but for how the signature itself is written."""
-    der = bytearray(
-        x509.load_pem_x509_csr(csr(LEAF_KEY, "leaf", *SERVER).encode()).public_bytes(Encoding.DER)
-    )
+    """Unless the damage is in how the signature is written, and it still is one of what was asked for."""
+    whole = x509.load_pem_x509_csr(csr(LEAF_KEY, "leaf", *SERVER).encode())
+    der = bytearray(whole.public_bytes(Encoding.DER))
     der[position % len(der)] ^= flip
     text = (
         "-----BEGIN CERTIFICATE REQUEST-----\n"
         + base64.encodebytes(bytes(der)).decode()
         + "-----END CERTIFICATE REQUEST-----\n"
     )
-    with pytest.raises(RequestRefused) as caught:
+    try:
         embedded.read_request(text)
-    assert caught.value.parameter == "csr"
+    except RequestRefused as refused:
+        parameter = refused.parameter
+    else:
+        read = x509.load_pem_x509_csr(text.encode())
+        parameter = "csr" if read.tbs_certrequest_bytes == whole.tbs_certrequest_bytes else "forged"
+    assert parameter == "csr"
 
 
 def test_the_subject_of_a_request_is_kept_as_it_is_written(tmp_path):
@@ -561,3 +565,65 @@ def test_the_clock_is_asked_each_time(tmp_path):
     certd.clock.now += DAY
     [leaf] = chain_of(certd.create("x", GOOD))
     assert leaf.not_valid_before_utc == instant(NOW + DAY)
+
+
+# --- a local CA that is made here --------------------------------------------------------------------
+
+
+class MakingKeys(Keys):
+    """A key service that makes pairs, too."""
+
+    async def create_key_pair(self, key_id, algorithms):
+        await trio.lowlevel.checkpoint()
+        self.pairs.setdefault(key_id, CA_KEY)
+        return HANDLE + key_id
+
+
+def without_ca(root, **rule):
+    """certd whose CA is to be made at its first use; ``rule`` is the CA's, empty for none."""
+    rules = {"x": LOCAL_CA, "y": LOCAL_CA}
+    if rule:
+        rules["local-ca"] = IssuanceRule(**rule)
+    return Certd(root, keys=MakingKeys(), rules=rules, local_ca=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("named_so", "cn"), [({"common_name": "plant CA"}, "plant CA"), ({}, embedded.LOCAL_CA_NAME)]
+)
+def test_a_local_ca_is_made_at_its_first_use_and_kept(tmp_path, named_so, cn):
+    certd = without_ca(tmp_path, method="self_signed", allow_ca=True, expiry_days=3650, **named_so)
+    leaf, ca = chain_of(certd.create("x", csr(LEAF_KEY, "leaf")))
+    leaf.verify_directly_issued_by(ca)
+    assert ca.subject == ca.issuer == named(cn)
+    assert extension(ca, x509.BasicConstraints).value.ca
+    assert extension(ca, x509.KeyUsage).value.key_cert_sign
+    again, same = chain_of(certd.create("y", csr(LEAF_KEY, "other")))
+    assert same == ca
+    assert again.serial_number != leaf.serial_number
+
+
+def test_requests_that_wait_for_the_same_ca_get_the_same(tmp_path):
+    certd = without_ca(tmp_path, method="self_signed", allow_ca=True)
+    made = {}
+
+    async def create(name):
+        made[name] = await certd.certificates.create_certificate(name, csr(LEAF_KEY, name), None)
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create, "x")
+            nursery.start_soon(create, "y")
+
+    trio.run(main)
+    assert chain_of(made["x"])[1] == chain_of(made["y"])[1] == chain_of(certd.file("local-ca"))[0]
+
+
+@pytest.mark.parametrize("rule", [{}, {"method": "local_ca"}, {"method": "self_signed"}])
+def test_no_ca_is_made_without_a_rule_that_allows_one(tmp_path, rule):
+    certd = without_ca(tmp_path, **rule)
+    with pytest.raises(RequestRefused) as caught:
+        certd.create("x", csr(LEAF_KEY, "leaf"))
+    assert caught.value.parameter is None
+    assert "does not exist" in caught.value.message
+    assert certd.keys.pairs == {}
+    assert certd.file("x") is certd.file("local-ca") is None

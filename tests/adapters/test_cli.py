@@ -505,7 +505,7 @@ def test_a_push_waits_for_its_own_answer(run):
     pushing(machine, PUSHED)
     assert run(machine, "module-keys", "push") == (
         0,
-        "module-keys push done: modules that have their keys: 3\n",
+        "module-keys push done: new keys pushed to 3 modules\n",
         "",
     )
     assert machine.commands == [ModuleKeysRequested(uid=os.getuid())]

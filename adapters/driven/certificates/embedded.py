@@ -140,7 +140,7 @@ class EmbeddedCertificates:
 
     async def _make_local_ca(self, local_ca: LocalCa, rule: IssuanceRule | None) -> IssuerChain | None:
         """At its first use, when it is to be issued here; None without a rule that says so."""
-        if rule is None or rule.method != "self_signed":
+        if rule is None or rule.method != "self_signed" or not rule.allow_ca:
             return None
         async with self._making_ca:
             # Another request may have waited for the same.
