@@ -227,13 +227,13 @@ class _Turns:
         self._seen: object = None
 
     def __call__(self, snapshot: Snapshot) -> None:
-        clock = snapshot.clock
+        clock, credential = snapshot.clock, snapshot.credential
         seen = (
             snapshot.state,
             snapshot.hold,
             snapshot.foreign_machine,
             snapshot.assignment,
-            None if snapshot.credential is None else snapshot.credential.generation,
+            None if credential is None else (credential.generation, credential.proven),
             snapshot.module_keys_lost,
             (clock.trusted, clock.correction_ms),
         )

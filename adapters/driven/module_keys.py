@@ -53,6 +53,8 @@ class ModuleKeys:
     async def make_master(self) -> None:
         """The master key is there; it is made whatever is known. For whoever pushes new keys afterwards."""
         await self._keys.create_key(MASTER_KEY_ID, ("derive", "sign"), None)
+        # If it is lost once more, that is another story to tell.
+        self._told = False
 
     async def keyed(self, module: Module) -> Keyed:
         """With a fresh handle."""

@@ -68,6 +68,7 @@ def session(device: Device, request: pytest.FixtureRequest) -> Iterator[UnixSess
     with UnixSession(device.root / f"run/aziot/{service}.sock") as made:
         yield made
     assert made.sent > 0
+    request.node.user_properties.append(("requests", made.sent))
 
 
 @pytest.fixture(autouse=True)
