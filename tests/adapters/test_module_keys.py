@@ -226,6 +226,20 @@ def test_it_is_told_once_and_again_when_it_came_back_and_went(tmp_path):
     assert len(world.posted) == 2
 
 
+def test_a_push_that_found_nothing_to_push_also_ends_the_story(tmp_path):
+    world = World(tmp_path)
+
+    async def main():
+        await world.cache.write(ELSEWHERE, (module(where=ELSEWHERE),))
+        await world.lost()
+        assert await world.pusher.push("1", PUSH) == ModuleKeysPushed(answers="1", modules=0)
+        world.keys.master = None
+        await world.lost()
+
+    trio.run(main)
+    assert len(world.posted) == 2
+
+
 def test_a_key_that_cannot_be_used_is_not_a_key_that_is_lost(tmp_path):
     world = World(tmp_path)
     world.keys.error = RequestRefused("not a symmetric key", code="crypto-failed")
