@@ -186,6 +186,8 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
 
     runtime.observe(_Turns(look_again))
     async with trio.open_nursery() as nursery:
+        await nursery.start(modules.run)
+        await nursery.start(identities.run)
         for listener, handler, limit in sockets:
             await nursery.start(serve, [listener], handler, limits_of(held(), limit))
         await nursery.start(timers.run, runtime.post)
@@ -194,8 +196,6 @@ async def _serve(paths: Paths, loaded: config.Loaded) -> None:
         nursery.start_soon(_remark_preloaded, held, clock)
         # A certificate that is issued here at first boot is part of who we are.
         await nursery.start(onboarding.run)
-        await nursery.start(modules.run)
-        await nursery.start(identities.run)
         await nursery.start(reconciler.run)
         lived = trio.Event()
         nursery.start_soon(_live, runtime, lived, notifier)

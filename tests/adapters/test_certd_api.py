@@ -20,7 +20,7 @@ from statemachine.settings import (
 )
 from tests.adapters.certd_parts import EC_KEYS, HANDLE, Certd, Keys, ca_pem, csr
 from tests.adapters.served import impersonate, run_served
-from tests.adapters.unix_peer import exchange, serving
+from tests.adapters.unix_peer import exchange, over_a_socket, serving
 
 BUNDLE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 BUNDLE_ID = "aziot-dps-trust-bundle"
@@ -80,7 +80,7 @@ def handler(certificates):
 def answer(target, method="GET", body=b"", headers=(), certificates=None, uid=0):
     handle = handler(certificates or Certificates())
     request = Request(method, target, tuple(headers), body, Peer(uid=uid))
-    response = trio.run(handle, request)
+    response = over_a_socket(handle, request)
     assert response.content_type == "application/json"
     return response.status, msgspec.json.decode(response.body) if response.body else None
 

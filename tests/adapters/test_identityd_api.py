@@ -42,7 +42,7 @@ from statemachine.settings import (
 )
 from statemachine.snapshot import Assignment, Snapshot
 from statemachine.status import AttemptStatus, LastError, NextStatus
-from tests.adapters.unix_peer import Machine, exchange, serving
+from tests.adapters.unix_peer import Machine, exchange, over_a_socket, serving
 
 V = "api-version=2020-09-01"
 LATEST = "api-version=2021-12-01"
@@ -210,6 +210,8 @@ class Service:
     def response(self, method, target, body=None, *, uid=ROOT, headers=(), clock=None):
         content = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
         request = Request(method, target, tuple(headers), content, Peer(uid=uid))
+        if clock is None:
+            return over_a_socket(self.handler, request)
         return trio.run(self.handler, request, clock=clock)
 
     def __call__(self, method, target, body=None, **more):

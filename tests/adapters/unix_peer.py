@@ -1,13 +1,15 @@
 """A server on a real Unix socket, a client that says bytes, and a machine that does as it is told."""
 
 import contextlib
+import tempfile
+from urllib.parse import quote
 
 import msgspec
 import trio
 
 from adapters.errors import StoreUnavailable
 from adapters.ports import Taken
-from adapters.wire.http_server import ServerLimits, serve, unix_listener
+from adapters.wire.http_server import Response, ServerLimits, serve, unix_listener
 from statemachine.status import ClockStatus, OnboardingStatus, Status
 
 PATIENCE_S = 5
@@ -28,6 +30,49 @@ async def exchange(path, request):
     async with await trio.open_unix_socket(path) as stream:
         await stream.send_all(request.encode())
         return b"".join([chunk async for chunk in stream])
+
+
+def over_a_socket(handler, request):
+    """The answer to that request over a real Unix socket, from the peer that it names."""
+
+    async def as_that_peer(received):
+        return await handler(msgspec.structs.replace(received, peer=request.peer))
+
+    async def main():
+        with tempfile.TemporaryDirectory(prefix="id-") as directory:
+            path = f"{directory}/s.sock"
+            async with serving(path, as_that_peer), await trio.open_unix_socket(path) as stream:
+                await stream.send_all(_written(request))
+                return b"".join([chunk async for chunk in stream])
+
+    if request.method == "HEAD":
+        # What it answers has no body on the wire.
+        return trio.run(handler, request)
+    head, _, body = trio.run(main).partition(b"\r\n\r\n")
+    line, *lines = head.decode("ascii").split("\r\n")
+    status = int(line.split()[1])
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    framing = {
+        name: headers.pop(name, None) for name in ("content-type", "content-length", "date", "connection")
+    }
+    # An answer without a body says no type, and the handler's own says the usual one.
+    kind = framing["content-type"] or ("application/json" if status == 204 else "")
+    return Response(status, body, kind, tuple(headers.items()))
+
+
+_PRINTABLE = "".join(chr(code) for code in range(33, 127))
+
+
+def _written(request):
+    lines = [
+        f"{request.method} {quote(request.target, safe=_PRINTABLE)} HTTP/1.1",
+        "host: s.sock",
+        "connection: close",
+    ]
+    lines += [f"{name}: {value}" for name, value in request.headers]
+    if request.body or request.method in ("POST", "PUT"):
+        lines.append(f"content-length: {len(request.body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + request.body
 
 
 class Machine:
