@@ -41,10 +41,14 @@ class HubCredential(Struct, frozen=True, kw_only=True):
 
 
 def network_host(configuration: Configuration, hub: str) -> str:
-    """The configured parent gateway, else the hub; host or host:port (cloud.md §3.2)."""
-    provisioning = configuration.provisioning
-    gateway = provisioning.gateway if isinstance(provisioning, ManualProvisioning) else None
-    return gateway or hub
+    """The gateway of the manual configuration that names this hub, else the hub (cloud.md §3.2).
+
+    What was assigned otherwise is still asked directly while the provisioning source is being changed.
+    """
+    match configuration.provisioning:
+        case ManualProvisioning(hub=named, gateway=str(gateway)) if named.lower() == hub.lower():
+            return gateway
+    return hub
 
 
 def issued_credential(

@@ -168,9 +168,9 @@ def test_the_configured_symmetric_key(offset_ms):
     assert not seen.client_certificate
 
 
-def manual(authentication, **members):
+def manual(authentication, *, hub="h", **members):
     return Configuration(
-        provisioning=ManualProvisioning(hub="h", device_id="Dev-1", authentication=authentication, **members),
+        provisioning=ManualProvisioning(hub=hub, device_id="Dev-1", authentication=authentication, **members),
         tls=TlsSettings(ca_file="ca.pem"),
         cloud_timeout_seconds=5,
         cloud_retries=0,
@@ -192,7 +192,7 @@ def test_a_gateway_takes_the_place_of_the_hub_on_the_network_only():
     async def main():
         async with trio.open_nursery() as nursery:
             await peer.start(nursery)
-            configuration = manual(SYMMETRIC, gateway=f"localhost:{peer.port}")
+            configuration = manual(SYMMETRIC, hub="contoso.test", gateway=f"localhost:{peer.port}")
             prover = HubProver(lambda: configuration, Clock(), Staged(), environ={})
             effect = ProveCredential(generation=3, hub="Contoso.test", device_id="Dev-1", issued=False)
             assert isinstance(await prover.prove(EFFECT_ID, effect), CredentialProven)
@@ -200,6 +200,14 @@ def test_a_gateway_takes_the_place_of_the_hub_on_the_network_only():
 
     trio.run(main)
     assert "sr=contoso.test/devices/dev-1&" in peer.seen[0].headers["authorization"]
+
+
+def test_a_gateway_is_for_the_hub_that_its_configuration_names():
+    """What DPS assigned is still in use while the source is being changed."""
+    configuration = manual(SYMMETRIC, hub="new.test", gateway="parent.test")
+    event, peer = ask(replies(http(200, b"[]")), configuration=configuration)
+    assert isinstance(event, CredentialProven)
+    assert len(peer.seen) == 1
 
 
 def test_every_proof_has_a_fresh_connection():
