@@ -70,7 +70,8 @@ DROP_INS: Mapping[Service, tuple[Setting, ...]] = {
             path="principal.localid.attributes",
             kind="text",
             choices=("client", "server"),
-            meaning="Extended key usage of its local identity; server includes client.",
+            meaning="Extended key usage of its local identity; client when absent, and server includes "
+            "client.",
         ),
         _same("localid.domain"),
     ),

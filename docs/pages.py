@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from adapters.cli.arguments import AZIOTCTL, IDENTITYD, IOTEDGE, Command, parser_for
+from adapters.config_rows_drop_ins import DROP_INS
+from adapters.config_rows_drop_ins import SERVICES as DROP_IN_SERVICES
 from adapters.config_rules import NOT_YET
 from adapters.config_settings import NOT_READ_YET, SETTINGS, Setting
 from adapters.driven import files
@@ -421,11 +423,18 @@ def settings() -> str:
         "## Keys of Azure IoT Identity Service\n\nThey keep their meaning.\n\n" + _settings(theirs),
         "## Keys of this service\n\nAll below `[identityd]`, a table that the original ignores.\n\n"
         + _settings(ours),
+        *(
+            f"## Drop-ins of {service}\n\nWhat is read from `/etc/aziot/{service}/config.d/NAME.toml`: see "
+            "[how to let a program use the service](../how-to/principals.md). `principal` is an array of "
+            "tables, `[[principal]]`.\n\n" + _settings(DROP_INS[service])
+            for service in DROP_IN_SERVICES
+        ),
         "## Accepted without a look inside\n\nTop-level keys of the original and of IoT Edge, so that a file "
         "in use keeps working: " + ", ".join(_code(name) for name in sorted(NOT_READ_YET)) + ".",
         "## Refused\n\nValid in the original, not in this release: "
         + ", ".join(_code(f'{key} = "{value}"') for key, value in sorted(NOT_YET))
-        + ". Anything else unknown is reported as a mistake, with the nearest known name.",
+        + ". Anything else unknown is reported as a mistake, with the nearest known name; in a drop-in it is "
+        "only a warning.",
     )
 
 

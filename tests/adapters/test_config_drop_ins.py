@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adapters import config_files
 from adapters.config import load, load_with_fallback, parse, save_last_good
 from adapters.config_files import SEAL, DropIn, Sources, seal, unseal
+from adapters.config_findings import MAX_PROBLEMS
 from adapters.config_grants import NO_USER
 from adapters.config_rows_drop_ins import DROP_INS
 from adapters.errors import ConfigurationInvalid
@@ -446,6 +447,21 @@ UNREADABLE = {
         b"#" * (config_files.MAX_DROP_IN_BYTES + 1),
         f"keyd/a.toml: found more than {config_files.MAX_DROP_IN_BYTES} bytes; allowed at most that many",
     ),
+    "100 000 principals": (
+        b"[[principal]]\nuid = 1\nkeys = []\n" * 100_000,
+        f"keyd/a.toml: found more than {config_files.MAX_DROP_IN_BYTES} bytes; allowed at most that many",
+    ),
+    **{
+        name: (
+            content,
+            "keyd/a.toml: not usable TOML: a number is too long, or arrays or tables are nested too deeply",
+        )
+        for name, content in {
+            "deep arrays": b"a = " + b"[" * 60_000,
+            "deep tables": b"a." * 30_000 + b"a = 1",
+            "a number too long": b"a = " + b"9" * 60_000,
+        }.items()
+    },
 }
 
 
@@ -491,6 +507,14 @@ def test_all_drop_ins_together_are_bounded(device, monkeypatch) -> None:
     assert device.problems(files) == ["certd/config.d: found more than 2 drop-ins; allowed at most that many"]
 
 
+def test_as_many_mistakes_as_the_files_allow_are_told_in_a_hundred(device) -> None:
+    principals = f"principal = [{'{}, ' * 16_000}]"
+    found = device.problems({f"keyd/{number}.toml": principals for number in range(4)})
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[0] == f"keyd/0.toml: principal[1].uid: found nothing; allowed {UID}"
+    assert found[-1] == f"config.toml: and {4 * 16_000 * 2 - MAX_PROBLEMS} more mistakes like these"
+
+
 # --- the last good one -------------------------------------------------------------------------------
 
 
@@ -519,6 +543,17 @@ def test_an_earlier_release_reads_config_toml_out_of_it(device) -> None:
     assert text.startswith(SEAL)
     plain = parse("c.toml", text)
     assert (plain.cloud_retries, plain.keys.preloaded) == (7, {})
+
+
+def test_one_that_was_copied_to_config_toml_is_config_toml_only(device) -> None:
+    device.loaded({"keyd/a.toml": 'preloaded_keys.k = "file:///old"'}, f"{NONE}cloud_retries = 7\n")
+    sealed = load_with_fallback(device.config, os.devnull).text
+    copy = device.loaded({"keyd/a.toml": 'preloaded_keys.k = "file:///new"'}, sealed)
+    save_last_good(device.last_good, load_with_fallback(device.config, os.devnull).text)
+    device.write("config.toml", "broken")
+    loaded = load_with_fallback(device.config, device.last_good)
+    assert (loaded.source, loaded.configuration) == ("last-good", copy)
+    assert (copy.cloud_retries, copy.keys.preloaded) == (7, {"k": "/new"})
 
 
 def test_what_an_earlier_release_kept_still_stands_in(device) -> None:

@@ -11,6 +11,7 @@ import tomli
 from adapters import config
 from adapters.__main__ import AZIOTCTL, IDENTITYD, IOTEDGE
 from adapters.cli.arguments import Command, parser_for
+from adapters.config_rows_drop_ins import DROP_INS
 from adapters.tables import machine_facts
 from docs import generate
 from docs.reading import ROOT, failure_codes, read
@@ -182,13 +183,45 @@ def test_commands_are_shown_at_all() -> None:
     assert len(command_lines()) > 40
 
 
+_DROP_IN = re.compile(r"# /etc/aziot/(\w+)/config\.d/\S+\.toml")
+HUB = """
+[provisioning]
+source = "manual"
+connection_string = "HostName=hub.example;DeviceId=d;SharedAccessKey=AAAA"
+"""
+
+
 @pytest.mark.parametrize(("page", "text"), shown("toml"))
-def test_shown_settings_are_valid(page: str, text: str) -> None:
+def test_shown_settings_are_valid(page: str, text: str, tmp_path: Path) -> None:
     dedented = "\n".join(line.strip() for line in text.splitlines())
-    if "[provisioning]" not in dedented:
-        dedented += '\n[provisioning]\nsource = "none"\n'
     assert tomli.loads(dedented)
-    assert config.parse(page, dedented)
+    drop_in = _DROP_IN.match(dedented)
+    if drop_in:
+        directory = tmp_path / drop_in[1] / "config.d"
+        directory.mkdir(parents=True)
+        (directory / "shown.toml").write_text(dedented, encoding="utf-8")
+        dedented = HUB
+    elif "[provisioning]" not in dedented:
+        dedented += '\n[provisioning]\nsource = "none"\n'
+    (tmp_path / "config.toml").write_text(dedented, encoding="utf-8")
+    loaded = config.load_with_fallback(str(tmp_path / "config.toml"), "/dev/null")
+    assert loaded.notes == (), page
+    if drop_in:
+        # A file of another service, or one that is not found, would be good as well.
+        assert loaded.configuration != config.parse(page, HUB)
+
+
+def test_drop_ins_are_shown_at_all() -> None:
+    files = [found[1] for _, text in shown("toml") if (found := _DROP_IN.search(text))]
+    assert set(files) == set(DROP_INS)
+
+
+def test_every_key_of_a_file_is_on_the_page_of_settings() -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    for service, rows in DROP_INS.items():
+        shown_here = re.findall(r"^\| `([^`]+)` ", sections[f"Drop-ins of {service}"], re.M)
+        assert shown_here == [row.path for row in rows]
 
 
 # --- diagrams ----------------------------------------------------------------------------------------
