@@ -160,16 +160,6 @@ class CredentialStore(StagedKey, Protocol):
         """Read back and checked: the chain parses, the key is there and matches."""
 
 
-class StoredCertificates(Protocol):
-    """Certificates as files. Both methods block: they are for worker threads."""
-
-    def read_certificate(self, certificate_id: str) -> bytes | None:
-        """PEM, or None when nothing is filed. Raises StoreUnavailable."""
-
-    def inventory(self) -> Inventory:
-        """What is current, read back and checked."""
-
-
 class CertificateReader(Protocol):
     """What certd serves."""
 
@@ -180,7 +170,6 @@ class CertificateReader(Protocol):
 # --- keys, certificates and identities that people and programs ask for ------------------------------
 
 KeyUsage = Literal["derive", "encrypt", "sign"]
-PublicParameter = Literal["algorithm", "ec-curve-oid", "ec-point", "rsa-modulus", "rsa-exponent"]
 
 
 class Ecdsa(Struct, frozen=True):
@@ -243,7 +232,7 @@ class KeyService(Protocol):
     async def export_derived_key(self, handle: str) -> bytes: ...
 
     async def public_parameter(self, handle: str, name: str) -> str:
-        """Of a key pair, as the wire writes it; ``name`` should be a PublicParameter."""
+        """Of a key pair, as the wire writes it; ``name`` is one of services.md §5.8."""
 
     async def sign(self, handle: str, mechanism: Ecdsa | HmacSha256) -> bytes: ...
 

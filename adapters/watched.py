@@ -17,7 +17,7 @@ LOOKS = 2
 class WatchedCertificates:
     """Fills ``ports.CertificateService``. Somebody who reads a credential that is gone makes it known.
 
-    ``inventory`` is that of ``ports.StoredCertificates``; it blocks, and is called in threads.
+    ``inventory`` is that of ``ports.CredentialStore``; it blocks, and is called in threads.
     """
 
     def __init__(

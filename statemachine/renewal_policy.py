@@ -74,9 +74,3 @@ def retry_ms(life: Life, retry: RenewalPolicy) -> int:
     """How long after a failed renewal the next one follows."""
     wait_ms = retry.ms if isinstance(retry, Span) else life.ms * retry.share // 100
     return max(wait_ms, RETRY_LEAST_MS)
-
-
-def schedule(life: Life, threshold: RenewalPolicy, retry: RenewalPolicy, *, now: int) -> int:
-    """When to look next, a renewal that was due having been tried just now."""
-    due = deadline(life, threshold)
-    return due if due > now else now + retry_ms(life, retry)

@@ -124,7 +124,7 @@ class ControlClient:
                 return
             away_since = now if away_since is None else away_since
             if now - away_since > GONE_S:
-                self._unreachable(why)
+                unreachable(self._path, why)
             time.sleep(COME_BACK_S)
 
     def _lines(self, start: int, until: float | None) -> Iterator[Line]:
@@ -156,7 +156,7 @@ class ControlClient:
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as exc:
-            self._unreachable(exc)
+            unreachable(self._path, exc)
 
     def _open(
         self, method: str, target: str, timeout: float
@@ -181,13 +181,15 @@ class ControlClient:
             message = f"{self._path} answered {answer.status}; is it the control socket of identityd?"
         raise CommandFailed(bounded(message), NO)
 
-    def _unreachable(self, exc: BaseException) -> NoReturn:
-        if isinstance(exc, PermissionError):
-            fix = "use sudo, or join the socket's group"
-        else:
-            fix = "start it with `identityd run`, or point --root at the one that runs"
-        why = bounded(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
-        raise CommandFailed(f"no service answers at {self._path} ({why}): {fix}", UNREACHABLE) from exc
+
+def unreachable(path: str, exc: BaseException) -> NoReturn:
+    """Raises CommandFailed: nobody answers at that socket, why, and what to do."""
+    if isinstance(exc, PermissionError):
+        fix = "use sudo, or join the socket's group"
+    else:
+        fix = "start it with `identityd run`, or point --root at the one that runs"
+    why = bounded(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
+    raise CommandFailed(f"no service answers at {path} ({why}): {fix}", UNREACHABLE) from exc
 
 
 def _patience(until: float | None) -> float:

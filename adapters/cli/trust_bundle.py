@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from adapters import config
-from adapters.cli.control_client import ANSWER_S, MAX_BYTES, UnixConnection
-from adapters.cli.failure import DONE, NO, UNREACHABLE, CommandFailed
+from adapters.cli.control_client import ANSWER_S, MAX_BYTES, UnixConnection, unreachable
+from adapters.cli.failure import DONE, NO, CommandFailed
 from adapters.durable import replace_file
 from adapters.errors import CertificateRejected, ConfigurationInvalid, bounded
 from adapters.paths import Paths, client_paths
@@ -233,9 +233,7 @@ def _ask(path: str, target: str) -> tuple[int, bytes]:
         answer = connection.getresponse()
         return answer.status, answer.read(MAX_BYTES)
     except (OSError, http.client.HTTPException) as exc:
-        fix = "use sudo, or join the socket's group" if isinstance(exc, PermissionError) else "is it running?"
-        why = bounded(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
-        raise CommandFailed(f"no service answers at {path} ({why}): {fix}", UNREACHABLE) from exc
+        unreachable(path, exc)
     finally:
         connection.close()
 

@@ -1,4 +1,4 @@
-"""The store of issued credentials. Fills ``ports.CredentialStore`` and ``ports.StoredCertificates``.
+"""The store of issued credentials. Fills ``ports.CredentialStore``.
 
 The layout is in generations.py, what changes it in generation_changes.py, opening in
 generation_repair.py. Here those meet the ports: worker threads, answers, the spare space, reading.

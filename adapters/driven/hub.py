@@ -7,8 +7,7 @@ import trio
 from adapters.driven.exchange import with_retries
 from adapters.driven.hub_credential import (
     HubCredential,
-    configured_credential,
-    issued_credential,
+    hub_credential,
     network_host,
 )
 from adapters.errors import AdapterError
@@ -103,12 +102,11 @@ class HubProver:
 
     def _credential(self, configuration: Configuration, effect: ProveCredential) -> HubCredential:
         """Reads files, so it runs in a worker thread."""
-        if effect.issued:
-            return issued_credential(
-                configuration,
-                self._staged,
-                effect.generation,
-                effect.chain_pem,
-                distrust=self._distrusted(),
-            )
-        return configured_credential(configuration, effect.generation, distrust=self._distrusted())
+        return hub_credential(
+            configuration,
+            self._staged,
+            effect.generation,
+            issued=effect.issued,
+            chain_pem=effect.chain_pem,
+            distrust=self._distrusted(),
+        )

@@ -51,15 +51,29 @@ def network_host(configuration: Configuration, hub: str) -> str:
     return hub
 
 
-def issued_credential(
+def hub_credential(
     configuration: Configuration,
     staged: StagedKey,
     generation: int,
-    chain_pem: bytes | None = None,
     *,
+    issued: bool,
+    chain_pem: bytes | None = None,
     distrust: frozenset[str] = frozenset(),
 ) -> HubCredential:
-    """Of a generation; ``chain_pem`` is given while it is not committed. Raises StoreUnavailable."""
+    """The certificate of that generation, or what the configuration names.
+
+    ``chain_pem`` is given while an issued one is not committed. Raises StoreUnavailable, and for a configured
+    one AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
+    ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
+    """
+    if not issued:
+        credential = load_credential(configuration, distrust)
+        return HubCredential(
+            generation=generation,
+            source="configured",
+            tls=credential.tls,
+            symmetric_key=credential.symmetric_key,
+        )
     return HubCredential(
         generation=generation,
         source="issued",
@@ -69,21 +83,4 @@ def issued_credential(
             client_chain_pem=chain_pem or staged.chain_pem(generation),
             client_key_path=staged.key_path(generation),
         ),
-    )
-
-
-def configured_credential(
-    configuration: Configuration, generation: int, *, distrust: frozenset[str] = frozenset()
-) -> HubCredential:
-    """Read from where the configuration says.
-
-    Raises AdapterError and its kinds, class operator: ``not-configured``, ``credential-unreadable``,
-    ``credential-unusable``, ``credential-not-issued``, ``registration-id-unknown``.
-    """
-    credential = load_credential(configuration, distrust)
-    return HubCredential(
-        generation=generation,
-        source="configured",
-        tls=credential.tls,
-        symmetric_key=credential.symmetric_key,
     )

@@ -13,8 +13,7 @@ from msgspec import Struct
 from adapters.driven.exchange import with_retries
 from adapters.driven.hub_credential import (
     HubCredential,
-    configured_credential,
-    issued_credential,
+    hub_credential,
     network_host,
 )
 from adapters.errors import (
@@ -238,9 +237,13 @@ class HubModules:
             raise _ours(exc) from exc.__cause__
 
     def _credential(self, configuration: Configuration, source: str, generation: int) -> HubCredential:
-        if source == "issued":
-            return issued_credential(configuration, self._staged, generation, distrust=self._distrusted())
-        return configured_credential(configuration, generation, distrust=self._distrusted())
+        return hub_credential(
+            configuration,
+            self._staged,
+            generation,
+            issued=source == "issued",
+            distrust=self._distrusted(),
+        )
 
     async def _exchange(
         self, configuration: Configuration, credential: HubCredential, asking: _Asking

@@ -198,16 +198,12 @@ def parse_error(body: bytes) -> HubError:
     )
 
 
-def is_refusal(status: int, body: bytes) -> bool:
-    """401, or 404 with 404001 as errorCode or in the message (design §2, Refused by the hub).
-
-    Every other 403, 404, 429 and 5xx is not: a hub out of quota must not reprovision a fleet.
-    """
-    return refusal_code(status, body) is not None
-
-
 def refusal_code(status: int, body: bytes) -> str | None:
-    """``hub-401``, ``hub-404001``, or None for what is no refusal."""
+    """``hub-401`` or ``hub-404001``; None for what is no refusal (design §2, Refused by the hub).
+
+    A refusal is 401, or 404 with 404001 as errorCode or in the message. Every other 403, 404, 429 and 5xx is
+    not: a hub out of quota must not reprovision a fleet.
+    """
     if status == 401:
         return "hub-401"
     if status == 404 and parse_error(body).code == DEVICE_NOT_FOUND:

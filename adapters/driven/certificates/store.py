@@ -30,7 +30,7 @@ _BESIDE = ".identityd.new"
 _LEFTOVER = re.compile(r"[A-Za-z0-9]*-[0-9a-f]{64}\.cer" + re.escape(NEW))
 
 ReadStored = Callable[[str], bytes | None]
-"Of any id below certd's home, as ``ports.StoredCertificates`` reads it."
+"Of any id below certd's home, as ``GenerationStore`` reads it; blocks."
 
 log = logging.getLogger(__name__)
 
