@@ -12,7 +12,7 @@ from docs.pages import all_pages
 from docs.reading import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
-BY_HAND = frozenset({"compatibility.md"})
+BY_HAND = frozenset({"compatibility.md", "journal.md"})
 "Pages there that people write."
 
 

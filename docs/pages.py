@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+import msgspec
+
 from adapters.cli.arguments import AZIOTCTL, IDENTITYD, IOTEDGE, Command, parser_for
 from adapters.config_rows_drop_ins import DROP_INS
 from adapters.config_rows_drop_ins import SERVICES as DROP_IN_SERVICES
@@ -13,6 +15,9 @@ from adapters.config_settings import NOT_READ_YET, SETTINGS, Setting
 from adapters.driven import files
 from adapters.driven.dps import _OPERATOR_STATUSES
 from adapters.driving import certd_api, control, identityd_api, keyd_api, workload_api
+from adapters.simulators.case import DER, NEXT, Case
+from adapters.simulators.catalogue import CASES, CATALOGUE
+from adapters.simulators.faults import KINDS
 from adapters.sockets import SOCKET_GROUPS, SOCKET_MODE, WORKLOAD_SOCKET_MODE
 from adapters.tables import RowFacts, TableFacts, machine_facts
 from docs.reading import ROOT, Code, Field, Source, failure_codes, read
@@ -65,7 +70,8 @@ CODE_NOTES: Mapping[str, str] = {
     "ca-file-unusable": "the file named by `[identityd.tls] ca_file`",
     "chain-missing": "the chain of a committed generation is not on disk",
     "chain-unparsable": "`reregister` when it is the chain DPS sent",
-    "client-credential-unusable": "certificate and key of the configured or issued credential do not load",
+    "client-credential-unusable": "certificate and key of the configured or issued credential do not load. "
+    "Of an issued one it counts as a refusal, class `new_key`, since no hub could accept it either",
     "credential-unreadable": "a file named in `[provisioning.attestation]` cannot be read",
     "csr-not-configured": "in Registering and Reprovisioning registration is repeated without a CSR",
     "dps-…": "`…` is the HTTP status, or the errorCode of DPS, which begins with one. Class `operator` for "
@@ -105,13 +111,16 @@ COMMAND_NOTES: Mapping[str, str] = {
     "trust-bundle show": "Where each certificate comes from: the local configuration or DPS.",
     "trust-bundle install": "Exit status 1 when a file of another hand was in the way and left alone.",
     "replay": "Exit status 0 when every record comes to the same effects and positions, 1 with the first "
-    "divergence, 2 when a file cannot be read. No service is needed.",
+    "divergence, 2 when a file cannot be read. No service is needed. `--diff` and `--what-if` exit with 0 "
+    "when there is no difference, 1 when there is one. `--what-if` reads of its file what `[identityd]` says "
+    "about renewal, keys, attempts and budget; the device stays the recorded one. What it can tell and what "
+    "not: [the journal](journal.md).",
     "journal show": "No service is needed. With `--json` the records as they are stored.",
     "diagram": "With `--json` both tables with all their rows.",
     "system reprovision": "Quiet until the end, as in the original.",
 }
 
-_NOT_SERVICE = ("simulators", "fakes", "cli")
+_NOT_SERVICE = ("simulators", "simulation", "fakes", "cli")
 
 
 def all_pages() -> dict[str, str]:
@@ -123,6 +132,7 @@ def all_pages() -> dict[str, str]:
         "settings.md": settings(),
         "control-api.md": control_api(),
         "failures.md": failures(),
+        "cloud-faults.md": cloud_faults(),
         "cli.md": cli(),
     }
 
@@ -618,6 +628,67 @@ def _service_files() -> list[str]:
     return [str(path) for path in found if not set(path.parts) & set(_NOT_SERVICE)]
 
 
+# --- faults of the cloud -----------------------------------------------------------------------------
+
+_LONGEST = 48
+"Of a value in a table; what is longer is a thousand times the same."
+
+
+def cloud_faults() -> str:
+    sections = (
+        f"## {title}\n\n"
+        + _table(
+            ("case", "the cloud", "fault", "class", "code", "what happens next", "counts"),
+            (_case_row(case) for case in cases),
+        )
+        for title, cases in CATALOGUE.items()
+    )
+    return _page(
+        "Faults of the cloud",
+        f"What DPS, IoT Hub and the way to them may do wrong, and what a device makes of it: {len(CASES)} "
+        "cases of the stand-in cloud. The tests meet each with the real adapters over real TLS, and renew a "
+        "device under each: the credential in use is kept, and a fresh one is there when the fault is gone. "
+        "Classes and codes are explained on the page of [failures](failures.md).",
+        "## What happens next\n\n"
+        + _table(("next", "meaning"), ((_code(name), meaning) for name, meaning in NEXT.items())),
+        "*Counts* says whether the registration counts against the budget. A success begins the count anew.",
+        *sections,
+        "## Kinds of faults\n\n"
+        "`identityd cloud --faults FILE` takes `[[fault]]` tables with the keys of the column *fault* above; "
+        "the first that applies is taken. Beside the keys of its kind a fault may have `after`, so many that "
+        "pass first, and `times`, so many it applies to; without `times` it stays. Faults are replaced while "
+        "the cloud runs by `PUT /_cloud/faults`. To those on `accept` and `handshake` that is a connection "
+        "like any other, so give them `times`.",
+        _table(
+            ("kind", "on", "keys", "what it does"),
+            (
+                (_code(name), ", ".join(kind.on), ", ".join(map(_code, kind.keys)), kind.meaning)
+                for name, kind in KINDS.items()
+            ),
+        ),
+    )
+
+
+def _case_row(case: Case) -> tuple[str, ...]:
+    fault = ", ".join(f"{key} = {_value(value)}" for key, value in case.fault.items())
+    code = _code(case.code or "") + (", a refusal" if case.refused else "")
+    told = "" if case.retry_after_ms is None else f", not before {case.retry_after_ms / 1000:g} s have passed"
+    return (
+        case.name,
+        case.cloud + (" (The newer dialect.)" if case.api_version == DER else ""),
+        _code(fault),
+        _code(case.failure_class or ""),
+        code,
+        _code(case.then) + told,
+        "" if case.then == "goes-on" else "yes" if case.counts else "no",
+    )
+
+
+def _value(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 # --- command line ------------------------------------------------------------------------------------
 
 
@@ -668,6 +739,7 @@ def _options(parser: argparse.ArgumentParser) -> str:
         if isinstance(action, argparse._SubParsersAction):
             continue
         metavar = action.metavar or ("|".join(action.choices) if action.choices else action.dest.upper())
+        metavar = metavar if isinstance(metavar, str) else " ".join(metavar)
         takes = "" if action.nargs == 0 else f" {metavar}"
         name = ", ".join(f"{option}{takes}" for option in action.option_strings) or str(metavar)
         rows.append((_code(name), (action.help or "") % vars(action)))

@@ -27,6 +27,7 @@ from statemachine.events import (
 )
 from statemachine.guards import clock_known, credential_expired, source_is_none
 from statemachine.snapshot import (
+    Armed,
     Assignment,
     Budget,
     Bundle,
@@ -40,7 +41,9 @@ from statemachine.work import Work
 def absorb(work: Work) -> None:
     """Take in what the event says. Deadlines are armed again when the clock became trusted or was set."""
     before = work.snapshot
-    work.change(sequence=before.sequence + 1, last_unix_ms=work.stamp)
+    # A change of rules comes before the start that brought it, which compares its stamp with the last run's.
+    last = before.last_unix_ms if isinstance(work.event, RulesChanged) else work.stamp
+    work.change(sequence=before.sequence + 1, last_unix_ms=last)
     work.believe(_clock(before, work.event, work.stamp))
     clock = work.snapshot.clock
     if work.now < before.last_unix_ms + before.clock.correction_ms:
@@ -61,6 +64,8 @@ def absorb(work: Work) -> None:
     if trust_gained or jump_ms or corrected_ms:
         _move_delays(work, corrected_ms + jump_ms)
         _rearm_life(work)
+        if work.since(2):
+            _try_again(work)
 
 
 def _move_delays(work: Work, by_ms: int) -> None:
@@ -70,6 +75,32 @@ def _move_delays(work: Work, by_ms: int) -> None:
         for one in work.snapshot.armed
     )
     work.change(armed=armed)
+
+
+def _try_again(work: Work) -> None:
+    """More is known of the time: what a wrong clock made fail does not sit out a wait that it earned.
+
+    And where still nobody knows the time, the hub's Date header is asked for.
+    """
+    snapshot = work.snapshot
+    delay_ms = policy.CLOCK_TURNED_MS * work.event.draw_ppm // policy.DRAWS
+    attempt, ended = snapshot.attempt, snapshot.ended
+    problem = attempt.last_error if attempt is not None else None if ended is None else ended.error
+    waiting = snapshot.armed_as("attempt" if attempt is None else "phase")
+    if problem is not None and problem.failure_class == "clock" and waiting is not None:
+        _arm_sooner(work, waiting, delay_ms)
+    if snapshot.credential is None or clock_known(work) or source_is_none(work):
+        return
+    looking = snapshot.armed_as("prove")
+    if looking is None:
+        work.arm_after("prove", delay_ms)
+    else:
+        _arm_sooner(work, looking, delay_ms)
+
+
+def _arm_sooner(work: Work, armed: Armed, delay_ms: int) -> None:
+    if armed.at_unix_ms > work.now + delay_ms:
+        work.arm_after(armed.name, delay_ms)
 
 
 def _nothing_past_lies_ahead(work: Work) -> None:
@@ -142,7 +173,7 @@ def _clock(snapshot: Snapshot, event: Event, stamp: int) -> ClockTrust:
     if isinstance(event, Started):
         return _clock_at_start(snapshot, event, stamp)
     if isinstance(event, ClockObserved):
-        return _clock_observed(clock, event, stamp)
+        return _clock_observed(clock, event, stamp, since_2=snapshot.rules_revision >= 2)
     return clock
 
 
@@ -151,37 +182,44 @@ def _clock_at_start(snapshot: Snapshot, event: Started, stamp: int) -> ClockTrus
     clock = structs.replace(snapshot.clock, floor_unix_ms=floor)
     if event.kernel_synchronised:
         return _synchronised(clock, stamp)
+    bound = event.rules_revision >= 2
     if snapshot.last_unix_ms and abs(stamp - snapshot.last_unix_ms) > policy.JUMP_MS:
         # Off for long, reset by the power cut, or set meanwhile: what the offset was says nothing now.
         doubt = "moved by more than a day while the service was down"
-        return _distrusted(clock, doubt, offset_ms=max(floor - stamp, 0))
+        return _distrusted(clock, doubt, offset_ms=max(floor - stamp, 0), at_least=bound)
     if stamp + clock.correction_ms < floor:
         doubt = "is earlier than an instant known to have passed"
-        return _distrusted(clock, doubt, offset_ms=floor - stamp)
+        return _distrusted(clock, doubt, offset_ms=floor - stamp, at_least=bound)
     if snapshot.last_unix_ms == 0:
         return structs.replace(clock, trusted=True, reason="plausible: nothing contradicts it")
     # As it was: a restart alone confirms nothing.
     return clock
 
 
-def _clock_observed(clock: ClockTrust, event: ClockObserved, stamp: int) -> ClockTrust:
+def _clock_observed(clock: ClockTrust, event: ClockObserved, stamp: int, *, since_2: bool) -> ClockTrust:
+    """Before revision 2 each step was looked at alone, and a bound was taken for an offset."""
     if event.kernel_synchronised:
         return _synchronised(clock, stamp)
-    jumped = abs(event.jump_ms) > policy.JUMP_MS
+    # Many small steps are as far as a large one.
+    moved = event.jump_ms + (clock.moved_ms if clock.trusted else 0)
+    jumped = abs(moved) > policy.JUMP_MS
     if clock.trusted and not jumped and stamp >= clock.floor_unix_ms:
-        return clock
+        return structs.replace(clock, moved_ms=moved) if since_2 else clock
     # True time did not jump: elapsed time carries on what was known before.
-    offset = (0 if clock.trusted else clock.offset_ms) - event.jump_ms
-    offset = max(offset, clock.floor_unix_ms - stamp)
-    if stamp < clock.floor_unix_ms:
-        return _distrusted(
-            clock,
-            "is earlier than an instant known to have passed",
-            offset_ms=offset,
-            measured=clock.measured,
-        )
+    carried = (0 if clock.trusted else clock.offset_ms) - moved
+    if clock.at_least and event.jump_ms:
+        # Nothing was known but a bound. Above it, whoever set the clock knows better.
+        carried = 0
+    bound = clock.floor_unix_ms - stamp
+    behind = stamp < clock.floor_unix_ms
     reason = "jumped by more than a day" if jumped else clock.reason
-    return _distrusted(clock, reason, offset_ms=offset, measured=clock.measured)
+    return _distrusted(
+        clock,
+        "is earlier than an instant known to have passed" if behind else reason,
+        offset_ms=max(carried, bound),
+        measured=clock.measured,
+        at_least=since_2 and (carried < bound or (clock.at_least and not event.jump_ms)),
+    )
 
 
 def _synchronised(clock: ClockTrust, stamp: int) -> ClockTrust:
@@ -192,8 +230,18 @@ def _synchronised(clock: ClockTrust, stamp: int) -> ClockTrust:
     )
 
 
-def _distrusted(clock: ClockTrust, reason: str, *, offset_ms: int, measured: bool = False) -> ClockTrust:
-    return structs.replace(clock, trusted=False, reason=reason, offset_ms=offset_ms, measured=measured)
+def _distrusted(
+    clock: ClockTrust, reason: str, *, offset_ms: int, measured: bool = False, at_least: bool = False
+) -> ClockTrust:
+    return structs.replace(
+        clock,
+        trusted=False,
+        reason=reason,
+        offset_ms=offset_ms,
+        measured=measured,
+        at_least=at_least,
+        moved_ms=0,
+    )
 
 
 def _span(offset_ms: int) -> str:

@@ -190,6 +190,7 @@ def retry_later(work: Work) -> None:
         cap_ms=settings.backoff_cap_ms,
         retry_after_ms=problem.retry_after_ms,
         remaining_life_ms=remaining,
+        patient=work.since(2),
     )
     work.arm_after("attempt", max(delay, _budget_gap(work)))
     if remaining is not None and snapshot.armed_as("expiry") is None:

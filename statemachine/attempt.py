@@ -221,6 +221,15 @@ ROWS: tuple[Row[Phase], ...] = (
     Row(
         source=(PROVING,),
         event=on(CredentialProofFailed),
+        guard=when.candidate_ended,
+        dest=IDLE,
+        action=do.fail_to_prove_in_time,
+        why="The new certificate ended before the hub accepted it; another one is asked for.",
+        rule="design §4: Prove",
+    ),
+    Row(
+        source=(PROVING,),
+        event=on(CredentialProofFailed),
         guard=when.hub_may_be_late,
         action=do.act_again_later,
         why="Hubs refuse falsely soon after a new assignment; it is shown again.",
@@ -251,6 +260,15 @@ ROWS: tuple[Row[Phase], ...] = (
         action=do.fail,
         why="The hub refuses the new credential; the one in use was not touched.",
         rule="design §4: Prove",
+    ),
+    Row(
+        source=(PROVING,),
+        event=on(CredentialProofFailed),
+        guard=when.new_hub_silent,
+        dest=IDLE,
+        action=do.fail,
+        why="The hub that DPS named cannot be reached for long; DPS is asked again, what is in use is kept.",
+        rule="design §2: Hub moved; §4: Prove",
     ),
     Row(
         source=(PROVING,),
@@ -298,6 +316,15 @@ ROWS: tuple[Row[Phase], ...] = (
         dest=IDLE,
         action=do.fail,
         why="The store refused the credential, or it is no longer wanted; what was current still is.",
+        rule="design §4: Commit",
+    ),
+    Row(
+        source=(COMMITTING,),
+        event=deadline("phase"),
+        guard=when.candidate_ended,
+        dest=IDLE,
+        action=do.fail_to_commit_in_time,
+        why="The new certificate ended before the store could make it current; another one is asked for.",
         rule="design §4: Commit",
     ),
     Row(

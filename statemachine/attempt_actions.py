@@ -197,6 +197,10 @@ def keep_operation(work: Work) -> None:
 
 
 def _arm_poll(work: Work, retry_after_ms: int | None) -> None:
+    """Since revision 2 no Retry-After takes the attempt's whole time: it would end without an answer."""
+    longest_ms = work.snapshot.policy.attempt_timeout_ms // 2
+    if work.since(2) and retry_after_ms is not None:
+        retry_after_ms = min(retry_after_ms, longest_ms)
     work.arm_after("phase", policy.poll_delay_ms(attempt_of(work).polls, retry_after_ms))
 
 
@@ -453,6 +457,26 @@ def fail_for_a_person(work: Work) -> None:
     """Nothing but another configuration, or a change at the hub, can make this one accepted."""
     event: Failure = work.event
     _fail(work, structs.replace(problem_of(event), failure_class="operator"))
+
+
+def fail_to_prove_in_time(work: Work) -> None:
+    """Whatever the hub said of a certificate that has ended, another one may fare better."""
+    event: Failure = work.event
+    _fail(work, structs.replace(problem_of(event), failure_class="retry"))
+
+
+def fail_to_commit_in_time(work: Work) -> None:
+    """A commit that is under way cannot be called back; one that would be asked for again can be left."""
+    last = attempt_of(work).last_error
+    after = f"; the last error was {last.code}: {last.message}" if last is not None else ""
+    _fail(
+        work,
+        Problem(
+            failure_class="retry",
+            code="certificate-ended",
+            message=f"the new certificate ended before it could be made current{after}"[:400],
+        ),
+    )
 
 
 def fail_by_judgement(work: Work) -> None:

@@ -295,20 +295,35 @@ def worth_repeating(work: Work) -> bool:
 
 
 def commit_worth_repeating(work: Work) -> bool:
-    """Asking the store again may help, and what is to be committed is still wanted."""
-    return worth_repeating(work) and not attempt_outdated(work)
+    """Asking the store again may help, and what is to be committed is still wanted, and still valid."""
+    return worth_repeating(work) and not attempt_outdated(work) and not candidate_ended(work)
+
+
+def candidate_ended(work: Work) -> bool:
+    """The new certificate was over before it was current; only a known time can say so. Since revision 2."""
+    candidate = work.snapshot.candidate
+    return (
+        work.since(2)
+        and clock_known(work)
+        and candidate is not None
+        and candidate.chain is not None
+        and candidate.chain.not_after_unix_ms <= work.now
+    )
 
 
 def hub_may_be_late(work: Work) -> bool:
-    """A refusal soon after a new assignment is no verdict."""
+    """A refusal soon after a new assignment is no verdict, nor one of a certificate that has yet to begin.
+
+    The latter since revision 2.
+    """
     event: CredentialProofFailed = work.event
     candidate = work.snapshot.candidate
-    return (
-        event.refused
-        and candidate is not None
-        and candidate.new_assignment
-        and work.now - candidate.assigned_unix_ms < policy.HUB_LATE_MS
-    )
+    if candidate is None or not event.refused:
+        return False
+    chain = candidate.chain
+    ahead = work.since(2) and chain is not None and chain.not_before_unix_ms > candidate.assigned_unix_ms
+    late = work.now - candidate.assigned_unix_ms < policy.HUB_LATE_MS
+    return late and (candidate.new_assignment or ahead)
 
 
 def refusal_to_be_checked(work: Work) -> bool:
@@ -348,6 +363,21 @@ def proof_can_wait(work: Work) -> bool:
     if credential.source == "configured":
         return not assigned_by_configuration(work)
     return work.now < policy.last_part_begins(credential.not_before_unix_ms, credential.not_after_unix_ms)
+
+
+def new_hub_silent(work: Work) -> bool:
+    """DPS named a hub that never answered, for as long as hubs may be late: perhaps there is none.
+
+    What is in use works meanwhile, and DPS may know better by now. Since revision 2.
+    """
+    candidate = work.snapshot.candidate
+    return (
+        work.since(2)
+        and candidate is not None
+        and candidate.new_assignment
+        and work.now - candidate.assigned_unix_ms >= policy.HUB_LATE_MS
+        and proof_can_wait(work)
+    )
 
 
 def about_current(work: Work) -> bool:

@@ -117,13 +117,17 @@ class Chain:
 
     def __init__(self) -> None:
         self.last = START
+        self.whole = True
+        "The line that was looked at last is as it was written, understood or not."
 
     def take(self, line: bytes) -> AnyLine:
         """Check and decode the next line. Raises JournalUnreadable."""
+        self.whole = False
         body, found = _split(line)
         expected = _digest(self.last, body)
         if found != expected:
             raise JournalUnreadable("its hash does not follow from the line before")
+        self.whole = True
         value = _decode(body)
         self.last = expected
         return value
@@ -142,7 +146,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     problem: str | None = None
     "The first line that cannot, by number, and why."
     torn: bool = False
-    "The problem is the very last line: a write that a crash cut short."
+    """The problem is the very last line, and its hash is wrong: a write that a crash cut short. A last line
+    that is whole and not understood was written by another release, and may have been acted upon."""
 
 
 def read(content: bytes) -> Reading:
@@ -167,7 +172,8 @@ def read(content: bytes) -> Reading:
             problem = f"line {number}: {exc}"
             break
         good += len(line)
-    torn = problem is not None and len(records) + 2 == len(lines) - 1 and snapshot is not None
+    last = snapshot is not None and len(records) + 2 == len(lines) - 1
+    torn = problem is not None and last and not chain.whole
     if problem is None and snapshot is None:
         problem = "it ends before its checkpoint"
     return Reading(

@@ -22,8 +22,13 @@ from statemachine.snapshot import Snapshot
 from statemachine.states import Phase, State
 from statemachine.work import Work
 
-RULES_REVISION = 1
-"Raised when any decision changes; journals name the one in force."
+RULES_REVISION = 2
+"""Raised when any decision changes; journals name the one in force.
+
+Every revision that ever decided anything still does: the snapshot says which is in force, and guards and
+actions that decide otherwise since ask for it (``Work.since``). What each changed is in
+docs/reference/journal.md.
+"""
 
 Verdict = Literal["taken", "ignored", "refused"]
 
@@ -76,21 +81,27 @@ def step(snapshot: Snapshot, event: AnyEvent, now: int) -> tuple[Snapshot, tuple
     return decision.snapshot, decision.effects
 
 
-def decide(snapshot: Snapshot, event: AnyEvent, now: int) -> Decision:
-    """The same, with the verdict and the reason for people. Pure and total."""
+def decide(
+    snapshot: Snapshot, event: AnyEvent, now: int, rows: list[Row[Any]] | None = None
+) -> Decision:
+    """The same, with the verdict and the reason for people. Pure and total.
+
+    ``rows`` collects every row that was taken.
+    """
+    taken: list[Row[Any]] = [] if rows is None else rows
     work = Work(snapshot, event, now)
     absorb(work)
     stale = _stale(work)
     if stale is not None:
         return _decision(work, "ignored", stale)
     key = key_of(event)
-    row = _run(ATTEMPT, work, work.phase, key) or _run(LIFECYCLE, work, work.state, key)
+    row = _run(ATTEMPT, work, work.phase, key, taken) or _run(LIFECYCLE, work, work.state, key, taken)
     if row is None:
         return _decision(work, "ignored", LIFECYCLE.ignored[work.state, key])
     while work.signals:
         signal = work.signals.pop(0).tag
-        if _run(ATTEMPT, work, work.phase, signal) is None:
-            outcome = _run(LIFECYCLE, work, work.state, signal)
+        if _run(ATTEMPT, work, work.phase, signal, taken) is None:
+            outcome = _run(LIFECYCLE, work, work.state, signal, taken)
             assert outcome is not None, f"{signal} has no row in {work.state}: the builder checks that"
             row = outcome
     return _decision(work, "refused" if row.refuses else "taken", row.why)
@@ -125,14 +136,16 @@ def _decision(work: Work, verdict: Verdict, why: str) -> Decision:
     return Decision(snapshot=work.snapshot, effects=tuple(work.effects), verdict=verdict, why=why)
 
 
-def _run(compiled: Table, work: Work, position: Enum, key: str) -> Row[Any] | None:
+def _run(
+    compiled: Table, work: Work, position: Enum, key: str, taken: list[Row[Any]]
+) -> Row[Any] | None:
     """Trigger the library; the row that was taken, or None when no guard held."""
     rows = compiled.rows.get((position, key))
     if rows is None:
         return None
-    taken: list[Row[Any]] = []
+    before = len(taken)
     compiled.machine.events[key].trigger(work, taken)
-    return taken[0] if taken else None
+    return taken[before] if len(taken) > before else None
 
 
 # --- building ----------------------------------------------------------------------------------------

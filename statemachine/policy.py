@@ -17,6 +17,9 @@ _DAY_MINUTES = 1_440
 LOOK_AT_CLOCK_MS = _MINUTE_MS
 "Within this time after a start the cloud is asked for the time, when the clock is in doubt."
 
+CLOCK_TURNED_MS = _MINUTE_MS // 2
+"Within this time after the clock was set, what failed because of it is tried again, and the time asked for."
+
 CLOCK_AGAIN_MS = 4 * 3_600_000
 "How long until the hub, which could not be reached, is asked for the time again; half of it at least."
 
@@ -51,6 +54,12 @@ REPEAT_MS = 60_000
 
 SOON_MS = 500
 "Shortest bound that nearness of expiry puts on a backoff."
+
+PATIENCE = 5
+"""While a certificate lives no wait is longer than a fifth of what remains of it: short near the end, and long
+enough before that a fleet whose renewals an outage held up does not fall on the cloud when it is back."""
+PATIENT_CAPS = 24
+"Nor longer than so many times the cap, however long it lives: six hours by default."
 
 RETRY_AFTER_CAP_MS = DAY_MS
 "No answer of a peer puts anything off for longer."
@@ -126,21 +135,27 @@ def backoff_ms(
     cap_ms: int,
     retry_after_ms: int | None,
     remaining_life_ms: int | None,
+    patient: bool = True,
 ) -> int:
     """Delay before the next attempt after ``failures`` (at least 1) failed ones in a row.
 
-    Exponential with full jitter. Class operator waits between half the cap and the cap: a person has to
-    act first. Near expiry no wait is longer than a tenth of what remains. Retry-After wins when longer,
-    but never takes more than half of what remains beyond the cap.
+    Exponential with full jitter, up to the cap; while a certificate lives, up to a fifth of what remains of
+    it or ``PATIENT_CAPS`` times the cap instead. Class operator waits between half the cap and the cap: a person has to act
+    first. Retry-After wins when longer, but never takes more than half of what remains beyond the cap.
+    Not ``patient`` is revision 1 of the rules: up to the cap, and a tenth of what remains.
     """
+    longest, soonest = cap_ms, cap_ms
+    if remaining_life_ms is not None:
+        share = remaining_life_ms // (PATIENCE if patient else 10)
+        soonest = max(SOON_MS, min(share, PATIENT_CAPS * cap_ms) if patient else share)
+        longest = soonest if patient else cap_ms
     if failure_class == "operator":
         delay = cap_ms // 2 + (cap_ms - cap_ms // 2) * draw_ppm // DRAWS
     else:
-        ceiling = min(cap_ms, base_ms << min(max(failures - 1, 0), 32))
-        delay = ceiling * draw_ppm // DRAWS
+        delay = min(longest, base_ms << min(max(failures - 1, 0), 32)) * draw_ppm // DRAWS
     wish = min(retry_after_ms or 0, RETRY_AFTER_CAP_MS)
     if remaining_life_ms is not None:
-        delay = min(delay, max(SOON_MS, remaining_life_ms // 10))
+        delay = min(delay, soonest)
         wish = min(wish, max(cap_ms, remaining_life_ms // 2))
     return max(delay, wish)
 

@@ -1,17 +1,20 @@
 """Fold a journal again and compare: same events, same stamps, therefore same effects and positions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
 
+from statemachine.errors import JournalUnreadable
 from statemachine.events import AnyEvent, RulesChanged
 from statemachine.journal import START, Reading, Record, read
 from statemachine.machine import RULES_REVISION, Decision, decide
 from statemachine.snapshot import Snapshot
 
-RULES: dict[int, Callable[[Snapshot, AnyEvent, int], Decision]] = {RULES_REVISION: decide}
-"Every revision of the rules that ever decided anything stays callable."
+Rules = Callable[[Snapshot, AnyEvent, int], Decision]
+
+RULES: dict[int, Rules] = dict.fromkeys(range(1, RULES_REVISION + 1), decide)
+"Every revision of the rules that ever decided anything stays callable: snapshots say which is in force."
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -90,9 +93,40 @@ def replay_files(named: Sequence[tuple[str, bytes]]) -> Outcome:
     return Outcome(equal=True, records=total, snapshot=snapshot)
 
 
+class Step(Struct, frozen=True, kw_only=True):
+    """One record that replays, and what was true around it."""
+
+    before: Snapshot
+    record: Record
+    after: Snapshot
+    rules: Rules
+    "Those that were in force."
+
+
+def steps_of(named: Sequence[tuple[str, bytes]]) -> Iterator[Step]:
+    """Every record of files, oldest first. Raises JournalUnreadable where one cannot be read, or diverges."""
+    outcome = replay_files(named)
+    if not outcome.equal:
+        raise JournalUnreadable(outcome.unreadable or f"it does not replay: {outcome.divergence}")
+    for _, content in named:
+        reading = read(content)
+        assert reading.header is not None, "it was read before"
+        assert reading.snapshot is not None, "it was read before"
+        revision, snapshot = reading.header.rules_revision, reading.snapshot
+        for record in reading.records:
+            if isinstance(record.event, RulesChanged):
+                revision = record.event.after
+            after = RULES[revision](snapshot, record.event, record.now_unix_ms).snapshot
+            yield Step(before=snapshot, record=record, after=after, rules=RULES[revision])
+            snapshot = after
+
+
 def restore(reading: Reading) -> Snapshot | None:
-    """The snapshot a readable file ends in; None when it diverges from the rules in force."""
-    if reading.header is None or reading.snapshot is None:
+    """The snapshot a readable file ends in; None when it diverges from its rules, or they are not known.
+
+    Rules that are not known matter without any record too: they made the checkpoint.
+    """
+    if reading.header is None or reading.snapshot is None or reading.header.rules_revision not in RULES:
         return None
     snapshot, _, divergence = fold(reading.snapshot, reading.records, reading.header.rules_revision)
     return snapshot if divergence is None else None

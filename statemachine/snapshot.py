@@ -163,6 +163,11 @@ class ClockTrust(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     measured: bool = False
     "A Date header said so since the clock was last in doubt; else the offset is a lower bound, or 0."
 
+    at_least: bool = False
+    "The offset is only the least it can be: nothing is known but an instant that has passed."
+    moved_ms: int = 0
+    "By how much a trusted clock was set since it was last confirmed, all steps together."
+
     @property
     def correction_ms(self) -> int:
         """What decisions add to a stamp. A trusted clock is believed as it is."""

@@ -69,6 +69,10 @@ class Work:
         self.ordered = False
         "A person ordered the attempt that is about to begin."
 
+    def since(self, revision: int) -> bool:
+        """The rules in force are of that revision, or a later one."""
+        return self.snapshot.rules_revision >= revision
+
     def change(self, **fields: object) -> None:
         self.snapshot = structs.replace(self.snapshot, **fields)
 

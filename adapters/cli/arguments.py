@@ -1,6 +1,7 @@
 """What can be typed. Nothing else is imported here: a command's code is loaded when it is chosen."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -55,6 +56,15 @@ def _files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help=about)
 
 
+def _replay(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    either = parser.add_mutually_exclusive_group()
+    about = "compare two journals instead, each a file or a directory of files: where do they part"
+    either.add_argument("--diff", nargs=2, metavar=("OLD", "NEW"), help=about)
+    about = "say instead what the settings of this config.toml would have changed"
+    either.add_argument("--what-if", metavar="SETTINGS", help=about)
+
+
 def _show(parser: argparse.ArgumentParser) -> None:
     _files(parser)
     about = "leave out the records before this one"
@@ -98,6 +108,32 @@ def _cloud(parser: argparse.ArgumentParser) -> None:
     option("--faults", metavar="FILE", help="TOML file of what shall go wrong")
     option("--assigning", type=_count, default=1, metavar="N", help="polls before an answer (default 1)")
     option("--retry-after", type=_count, default=1, metavar="SECONDS", help="0 sends none (default 1)")
+
+
+def _simulate(parser: argparse.ArgumentParser) -> None:
+    # As Python 3.14 has it: -2d is a value, no option.
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
+    option = parser.add_argument
+    option("--years", default="10", metavar="N", help="of 365 days; parts of one too (default %(default)s)")
+    about = "config.toml whose policy is simulated (default: what this release does without one)"
+    option("--config", metavar="FILE", help=about)
+    about = "nobody reaches DPS or hub, such as 6h@2027-03-01; may be repeated"
+    option("--outage", action="append", default=[], metavar="TIME@DATE", help=about)
+    about = "the same of the hub alone"
+    option("--hub-outage", action="append", default=[], metavar="TIME@DATE", help=about)
+    about = (
+        "the device's clock is set, such as -2d@2027-05-01; it stays wrong until another step puts it right"
+    )
+    option("--clock-step", action="append", default=[], metavar="TIME@DATE", help=about)
+    about = "life of issued certificates (default %(default)s)"
+    option("--cert-lifetime", default="30d", metavar="TIME", help=about)
+    option("--seed", default="1", metavar="N", help="the same seed, the same result (default %(default)s)")
+    about = "that begin together, each with a cloud of its own (default %(default)s)"
+    option("--devices", default="1", metavar="N", help=about)
+    option("--start", metavar="DATE", help="begins then, UTC (default: 2027-01-01)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print the facts as JSON")
+    how.add_argument("--html", metavar="FILE", help="write a page with a plot as well; it needs no network")
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -213,7 +249,14 @@ IDENTITYD: Sequence[Command] = (
         summary="check that journals replay to the same decisions",
         code="adapters.cli.journal:replay",
         example="identityd replay journal-000000000001.jsonl journal.jsonl",
-        arguments=_files,
+        arguments=_replay,
+    ),
+    Command(
+        words="simulate",
+        summary="what the policy would come to over years, in seconds",
+        code="adapters.cli.simulate:main",
+        example="identityd simulate --years 10 --outage 6h@2027-03-01 --cert-lifetime 30d",
+        arguments=_simulate,
     ),
     Command(
         words="journal show",

@@ -3,7 +3,8 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -12,10 +13,26 @@ from adapters.cli.failure import DONE, NO, USAGE, CommandFailed
 from adapters.errors import bounded
 from adapters.paths import client_paths
 
+if TYPE_CHECKING:
+    from statemachine.settings import PolicySettings
+
+T = TypeVar("T")
+
+ACTIVE = "journal.jsonl"
+
+
+MAX_SETTINGS_BYTES = 1024 * 1024
+"No config.toml is as large; what is was named by mistake."
+
 
 def replay(args: Namespace) -> int:
     """Fold the journals again: 0 equal, 1 with the first divergence, 2 unreadable."""
     from statemachine.replay import replay_files
+
+    if args.diff is not None:
+        return _diff(args)
+    if args.what_if is not None:
+        return _what_if(args)
 
     outcome = replay_files([(path, _read(path)) for path in _files(args)])
     if outcome.unreadable is not None:
@@ -28,6 +45,69 @@ def replay(args: Namespace) -> int:
     else:
         print("\n".join(bounded(line, 4000) for line in str(outcome.divergence).splitlines()))
     return DONE if outcome.equal else NO
+
+
+def _diff(args: Namespace) -> int:
+    """Where two journals part: 0 they do not, 1 they do, 2 unreadable."""
+    from adapters.cli.replay_text import comparison_lines
+    from statemachine.compare import compare
+    from statemachine.errors import JournalUnreadable
+
+    if args.files:
+        raise CommandFailed("--diff takes two journals and no other files", USAGE)
+    old, new = ([(path, _read(path)) for path in _series(named)] for named in args.diff)
+    try:
+        found = compare(old, new)
+    except JournalUnreadable as exc:
+        raise CommandFailed(bounded(str(exc), 600), USAGE) from exc
+    _tell(args, found, comparison_lines)
+    return DONE if found.same else NO
+
+
+def _what_if(args: Namespace) -> int:
+    """What other settings would have changed: 0 nothing, 1 something, 2 unreadable."""
+    from adapters.cli.replay_text import what_if_lines
+    from statemachine.errors import JournalUnreadable
+    from statemachine.what_if import what_if
+
+    wanted = _policy_in(args.what_if)
+    try:
+        found = what_if([(path, _read(path)) for path in _files(args)], wanted)
+    except JournalUnreadable as exc:
+        raise CommandFailed(bounded(str(exc), 600), USAGE) from exc
+    _tell(args, found, what_if_lines)
+    return NO if found.different else DONE
+
+
+def _tell(args: Namespace, found: T, lines: Callable[[T], Iterable[str]]) -> None:
+    if args.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join(lines(found)))
+
+
+def _policy_in(path: str) -> "PolicySettings":
+    """The settings that decisions need, of a config.toml. One without [provisioning] will do."""
+    import tomli
+
+    from adapters import config
+    from adapters.errors import ConfigurationInvalid
+
+    content = _read(path)
+    try:
+        text = content[:MAX_SETTINGS_BYTES].decode()
+        if "provisioning" not in tomli.loads(text):
+            text += '\n[provisioning]\nsource = "none"\n'
+        return config.policy(config.parse(path, text), "")
+    except ConfigurationInvalid as exc:
+        raise CommandFailed("\n".join(exc.problems), USAGE) from exc
+    except (ValueError, RecursionError) as exc:
+        raise CommandFailed(f"{path} is not TOML: {bounded(str(exc))}", USAGE) from exc
+
+
+def _series(named: str) -> list[str]:
+    """A journal by its file, or by the directory that holds its files."""
+    return _kept_in(named) if os.path.isdir(named) else [named]
 
 
 def show(args: Namespace) -> int:
@@ -62,8 +142,11 @@ def _files(args: Namespace) -> list[str]:
     """The named files, else what this root's service keeps, oldest first."""
     if args.files:
         return list(args.files)
-    active = client_paths(args.root).journal
-    directory = os.path.dirname(active)
+    return _kept_in(os.path.dirname(client_paths(args.root).journal))
+
+
+def _kept_in(directory: str) -> list[str]:
+    """The journal files of a directory, oldest first."""
     try:
         kept = os.listdir(directory)
     except OSError as exc:
@@ -71,8 +154,7 @@ def _files(args: Namespace) -> list[str]:
         raise CommandFailed(f"cannot read {directory}: {exc.strerror}; {fix}", USAGE) from exc
     # Zero-padded sequences: their order as text is their order in time.
     closed = sorted(one for one in kept if one.startswith("journal-") and one.endswith(".jsonl"))
-    found = [os.path.join(directory, one) for one in closed]
-    found += [active] if os.path.basename(active) in kept else []
+    found = [os.path.join(directory, one) for one in (*closed, *{ACTIVE}.intersection(kept))]
     if not found:
         raise CommandFailed(f"there is no journal in {directory}; name the files, or say --root", USAGE)
     return found

@@ -56,6 +56,8 @@ class FakeRegistrar(Peer):
         "An operation ends so long after its PUT at the earliest, whenever it is asked for."
         self.issues = True
         "False: the enrolment issues no certificates, and says so when it gets a CSR."
+        self.padding = ""
+        "Of the certificates it issues."
         self.bundle: BundleFacts | None = None
         self.issued: list[Leaf] = []
         self._operations: dict[str, Operation] = {}
@@ -116,6 +118,7 @@ class FakeRegistrar(Peer):
             spki_sha256=spki_sha256,
             not_before_unix_ms=now,
             not_after_unix_ms=now + self.life_ms,
+            padding=self.padding,
         )
         self.issued.append(leaf)
         return leaf

@@ -28,6 +28,9 @@ class MemoryJournal:
         self.latency_s = latency_s
         self.segments: list[list[bytes]] = [[]]
         "Oldest first; the last one is written."
+        self.written_bytes = 0
+        "In all, what was removed since included."
+        self.written_lines = 0
         self._active_bytes = 0
         self._failures = 0
         self._failing_rotations = 0
@@ -56,6 +59,8 @@ class MemoryJournal:
     def begin(self, head: Sequence[bytes]) -> None:
         self.segments[-1] = list(head)
         self._active_bytes = sum(map(len, head))
+        self.written_bytes += self._active_bytes
+        self.written_lines += len(head)
 
     async def append(self, line: bytes) -> None:
         if not line.endswith(b"\n"):
@@ -64,6 +69,8 @@ class MemoryJournal:
         self._maybe_fail()
         self.segments[-1].append(line)
         self._active_bytes += len(line)
+        self.written_bytes += len(line)
+        self.written_lines += 1
 
     async def rotate(self, head: Sequence[bytes]) -> None:
         await trio.sleep(self.latency_s)

@@ -81,14 +81,17 @@ def broken(exc: Exception) -> Reply:
 class Peer:
     """Answers as usual, unless the script says otherwise or nobody is there.
 
-    ``down`` is an outage: after ``timeout_s`` the answer is that nobody was reached. ``math.inf`` as
-    ``latency_s`` never answers.
+    ``down`` is an outage: after ``timeout_s`` the answer is ``absent``, that nobody was reached. ``math.inf``
+    as ``latency_s`` never answers.
     """
 
     def __init__(self, *, latency_s: float, timeout_s: float, asked: list[Asked] | None) -> None:
         self.latency_s = latency_s
         self.timeout_s = timeout_s
         self.down = False
+        self.pace: Callable[[str], float] | None = None
+        "Instead of ``latency_s``: seconds, by effect id. Where no two answers may come at one instant."
+        self.absent = no("unreachable", message="nobody answered")
         self.asked = asked if asked is not None else []
         "In order; peers may share one."
         self._script: deque[Reply] = deque()
@@ -102,8 +105,8 @@ class Peer:
         self.asked.append(Asked(effect_id, effect))
         if self.down:
             await trio.sleep(self.timeout_s)
-            return cast("A", no("unreachable", message="nobody answered")(effect_id, effect))
-        await trio.sleep(self.latency_s)
+            return cast("A", self.absent(effect_id, effect))
+        await trio.sleep(self.latency_s if self.pace is None else self.pace(effect_id))
         if self._script:
             return cast("A", self._script.popleft()(effect_id, effect))
         return usual(effect_id, effect)

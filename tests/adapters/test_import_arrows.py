@@ -70,6 +70,18 @@ ARROWS: dict[str, Arrow] = {
         ours=("adapters.errors", "adapters.fakes", "adapters.ports", "statemachine"),
         others=("msgspec", "trio"),
     ),
+    # The real runtime and timers among fakes, on virtual time.
+    "adapters.simulation": Arrow(
+        ours=(
+            "adapters.driven.timers",
+            "adapters.fakes",
+            "adapters.ports",
+            "adapters.runtime",
+            "adapters.simulation",
+            "statemachine",
+        ),
+        others=("msgspec", "trio"),
+    ),
     # Message shapes, SAS check and CA are written independently of wire, so that a shared bug cannot
     # cancel out.
     "adapters.simulators": Arrow(
@@ -110,6 +122,7 @@ ARROWS: dict[str, Arrow] = {
             "adapters.fakes",
             "adapters.paths",
             "adapters.service",
+            "adapters.simulation",
             "adapters.simulators",
             "adapters.tables",
             "adapters.wire",

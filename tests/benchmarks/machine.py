@@ -9,7 +9,7 @@ from transitions import Machine
 
 from statemachine.events import RegistrationAssigned
 from statemachine.journal import Record
-from statemachine.machine import decide
+from statemachine.machine import RULES_REVISION, decide
 from statemachine.replay import fold, replay_files
 from statemachine.snapshot import Snapshot
 from statemachine.states import State
@@ -92,7 +92,7 @@ def _steps(records: Sequence[Record]) -> None:
 
 
 def _fold(records: Sequence[Record]) -> None:
-    _, count, divergence = fold(Snapshot(), records, 1)
+    _, count, divergence = fold(Snapshot(), records, RULES_REVISION)
     assert count == len(records), divergence
 
 

@@ -332,6 +332,44 @@ def test_polls_that_get_no_answer_are_repeated_until_the_attempts_deadline():
     assert "dps-503" in error.message
 
 
+@pytest.mark.parametrize(
+    ("retry_after_ms", "delay_ms"),
+    [(149_999, 149_999), (150_000, 150_000), (150_001, 150_000), (HOUR, 150_000), (2 * DAY, 150_000)],
+)
+@pytest.mark.parametrize("how", ["accepted", "pending", "lost"])
+def test_no_retry_after_takes_the_time_of_the_whole_attempt(retry_after_ms, delay_ms, how):
+    """Half of it at most, or no poll would come before its deadline."""
+    assert POLICY.attempt_timeout_ms == 300_000
+    if how == "accepted":
+        world = registering(Phase.SUBMITTING)
+        world.answer(SubmitRegistration, retry_after_ms=retry_after_ms)
+    else:
+        world = polling(registering)
+        one = world.pending(PollRegistration)
+        if how == "pending":
+            world.take(RegistrationPending(answers=one.id, retry_after_ms=retry_after_ms))
+        else:
+            world.deny(PollRegistration, retry_after_ms=retry_after_ms)
+    assert world.snapshot.armed_as("phase").delay_ms == delay_ms
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+def test_an_attempt_polls_however_long_dps_wants_to_be_left_alone(place):
+    world = place(Phase.SUBMITTING)
+    world.answer(SubmitRegistration, retry_after_ms=HOUR)
+    assert world.snapshot.armed_as("phase").at_unix_ms < world.snapshot.armed_as("timeout").at_unix_ms
+    world.settle()
+    assert world.snapshot.state is State.PROVISIONED
+    assert world.snapshot.ended.error is None
+
+
+def test_a_failed_attempt_still_waits_as_long_as_it_was_told():
+    """Only within an attempt: DPS may say when the next one is welcome."""
+    world = registering(Phase.SUBMITTING)
+    world.deny(SubmitRegistration, retry_after_ms=HOUR)
+    assert world.snapshot.armed_as("attempt").at_unix_ms - world.now >= HOUR
+
+
 def test_a_deadline_without_any_answer():
     world = registering(Phase.SUBMITTING)
     world.fire("timeout")
@@ -656,6 +694,107 @@ def test_a_moved_device_has_it():
     assert world.snapshot.assignment.hub == "other.example:8443"
 
 
+def ending(place, *, life_ms=HOUR, **fields):
+    """What is being proven does not live long."""
+    world = polling(place)
+    assign(world, life_ms=life_ms, **fields)
+    assert world.snapshot.phase is Phase.PROVING
+    return world
+
+
+REFUSED = {"refused": True, "failure_class": "operator", "code": "hub-401"}
+UNREACHABLE = {"refused": False, "failure_class": "wait", "code": "unreachable"}
+
+
+@pytest.mark.parametrize("place", ATTEMPTS)
+@pytest.mark.parametrize("no", [REFUSED, UNREACHABLE], ids=["refused", "unreachable"])
+@pytest.mark.parametrize("hub", ["hub.example", "other.example"])
+def test_a_certificate_that_ends_before_it_is_proven_gives_way_to_another(place, no, hub):
+    """It is neither shown for ever, nor committed because nobody could be asked about it."""
+    world = ending(place, assigned_hub=hub)
+    before = world.snapshot
+    world.now = before.candidate.chain.not_after_unix_ms
+    world.deny(ProveCredential, after_ms=0, **no)
+    after = world.snapshot
+    assert world.position == (
+        {
+            State.REGISTERING: State.UNPROVISIONED,
+            State.RENEWING: State.CERT_EXPIRING,
+            State.REPROVISIONING: State.REPROVISIONING,
+        }[before.state],
+        Phase.IDLE,
+    )
+    assert (after.credential, after.assignment) == (before.credential, before.assignment)
+    assert after.candidate is None
+    # Nobody has to mend anything: the next one is issued for the same key.
+    assert (after.ended.error.failure_class, after.ended.error.code) == ("retry", no["code"])
+    assert after.failures == 1
+    world.fire("attempt")
+    (submit,) = asked(world.history[-1][2])
+    assert (submit.generation, submit.spki_sha256) == (before.staged.generation, before.staged.spki_sha256)
+    world.settle()
+    assert world.snapshot.credential.generation == before.staged.generation
+    assert world.snapshot.credential.proven
+
+
+@pytest.mark.parametrize("no", [REFUSED, UNREACHABLE], ids=["refused", "unreachable"])
+def test_until_the_instant_it_ends_it_may_be_proven(no):
+    world = ending(renewing, life_ms=14 * MINUTE, assigned_hub="other.example")
+    end = world.snapshot.candidate.chain.not_after_unix_ms
+    world.now = end - 1
+    world.deny(ProveCredential, after_ms=0, **no)
+    assert world.snapshot.phase is Phase.PROVING
+
+
+def test_what_ended_before_it_was_proven_replaces_nothing():
+    """Off in between for longer than the new one lived, while the old one came to its last tenth."""
+    world = polling(renewing)
+    assign(world, life_ms=DAY)
+    old = world.snapshot.credential
+    world.restart(down_ms=old.not_after_unix_ms - 8 * DAY - world.now)
+    assert world.snapshot.candidate.chain.not_after_unix_ms < world.now < old.not_after_unix_ms
+    world.deny(ProveCredential)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential == old
+    world.settle()
+
+
+@pytest.mark.parametrize(
+    ("place", "no", "position"),
+    [
+        (registering, REFUSED, (State.UNPROVISIONED, Phase.IDLE)),
+        (registering, UNREACHABLE, (State.REGISTERING, Phase.COMMITTING)),
+        (renewing, REFUSED, (State.CERT_EXPIRING, Phase.IDLE)),
+        (renewing, UNREACHABLE, (State.RENEWING, Phase.PROVING)),
+    ],
+)
+def test_where_nobody_knows_the_time_nothing_has_ended(place, no, position):
+    world = ending(place)
+    world.restart(down_ms=2 * DAY, kernel_synchronised=False)
+    assert not world.snapshot.clock.trusted
+    assert world.snapshot.candidate.chain.not_after_unix_ms < world.now
+    world.deny(ProveCredential, **no)
+    assert world.position == position
+    if world.snapshot.phase is Phase.IDLE:
+        assert world.snapshot.ended.error.failure_class == no["failure_class"]
+
+
+def test_the_refusal_itself_may_tell_the_time_at_which_it_ended():
+    world = ending(registering)
+    world.restart(down_ms=-2 * DAY, kernel_synchronised=False)
+    world.deny(ProveCredential, server_date_unix_ms=world.now + 2 * DAY + 2 * HOUR, **REFUSED)
+    assert not world.snapshot.clock.trusted
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    assert world.snapshot.ended.error.failure_class == "retry"
+
+
+def test_a_configured_credential_has_no_end_that_could_come_first():
+    world = polling(registering)
+    assign(world, chain=None)
+    world.deny(ProveCredential, refused=True)
+    assert world.snapshot.phase is Phase.PROVING
+
+
 def test_an_unreachable_hub_waits_while_the_old_certificate_is_good():
     world = renewing(Phase.PROVING)
     credential = world.snapshot.credential
@@ -678,6 +817,72 @@ def test_an_unreachable_hub_waits_while_the_configured_credential_serves():
     world.until(Phase.PROVING)
     world.deny(ProveCredential)
     assert world.snapshot.phase is Phase.PROVING
+
+
+@pytest.mark.parametrize("place", [renewing, reprovisioning])
+def test_a_hub_that_never_answered_is_asked_for_again(place):
+    """DPS may have named one that does not exist; what is in use is kept, and so is the key."""
+    world = polling(place)
+    assign(world, assigned_hub="nowhere.example")
+    before = world.snapshot
+    world.now = before.candidate.assigned_unix_ms + 15 * MINUTE
+    world.deny(ProveCredential, after_ms=0)
+    after = world.snapshot
+    assert world.snapshot.phase is Phase.IDLE
+    assert (after.credential, after.assignment) == (before.credential, before.assignment)
+    assert (after.ended.error.failure_class, after.ended.error.code) == ("retry", "unreachable")
+    world.fire("attempt")
+    (submit,) = asked(world.history[-1][2])
+    assert (submit.generation, submit.spki_sha256) == (before.staged.generation, before.staged.spki_sha256)
+    world.settle()
+    assert world.snapshot.assignment.hub == "hub.example"
+    assert world.snapshot.credential.proven
+
+
+def test_for_fifteen_minutes_a_new_hub_may_be_out_of_reach():
+    world = polling(renewing)
+    assign(world, assigned_hub="other.example")
+    world.now = world.snapshot.candidate.assigned_unix_ms + 15 * MINUTE - 1
+    world.deny(ProveCredential, after_ms=0)
+    assert world.position == (State.RENEWING, Phase.PROVING)
+    world.settle()
+    assert world.snapshot.assignment.hub == "other.example"
+
+
+def test_the_hub_in_use_is_waited_for_however_long_it_is_out_of_reach():
+    world = renewing(Phase.PROVING)
+    world.deny(ProveCredential, after_ms=HOUR)
+    assert world.position == (State.RENEWING, Phase.PROVING)
+
+
+def test_a_certless_device_does_not_move_to_a_hub_that_never_answered():
+    """The configured credential serves the old hub as well as it would the new one."""
+    world = certless()
+    world.fire("reissue")
+    world.until(Phase.POLLING)
+    world.fire("phase")
+    assign(world, assigned_hub="nowhere.example")
+    world.deny(ProveCredential, after_ms=15 * MINUTE)
+    assert world.snapshot.phase is Phase.IDLE
+    assert world.snapshot.assignment.hub == "hub.example"
+    assert world.snapshot.credential.source == "configured"
+
+
+def test_without_a_working_credential_a_new_hub_is_taken_unproven():
+    """There is nothing to keep, and waiting would not make anything better."""
+    world = registering(Phase.PROVING)
+    assert world.snapshot.candidate.new_assignment
+    world.deny(ProveCredential, after_ms=15 * MINUTE)
+    assert world.position == (State.REGISTERING, Phase.COMMITTING)
+
+
+def test_and_so_it_is_in_the_last_tenth_of_the_certificate_in_use():
+    world = polling(renewing)
+    assign(world, assigned_hub="other.example")
+    world.now = world.snapshot.credential.not_after_unix_ms - 8 * DAY
+    world.deny(ProveCredential)
+    assert world.position == (State.RENEWING, Phase.COMMITTING)
+    assert not world.snapshot.candidate.proven
 
 
 def test_without_any_credential_it_is_committed_and_proven_later():
@@ -752,6 +957,64 @@ def test_a_commit_is_repeated_until_the_store_can():
     assert world.snapshot.credential.generation == 1
     world.settle()
     assert world.snapshot.credential.generation == 2
+
+
+@pytest.mark.parametrize("failure_class", ["retry", "wait"])
+def test_a_commit_is_not_repeated_for_a_certificate_that_ended_meanwhile(failure_class):
+    """A disk that was full for longer than it lived: what is current is the better one."""
+    world = ending(renewing)
+    world.answer(ProveCredential)
+    end = world.snapshot.candidate.chain.not_after_unix_ms
+    world.now = end
+    world.deny(CommitCredential, after_ms=0, failure_class=failure_class, code="disk-full")
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.generation == 1
+    assert world.snapshot.ended.error.code == "disk-full"
+    world.settle()
+
+
+def test_until_it_ends_a_commit_is_repeated():
+    world = ending(renewing)
+    world.answer(ProveCredential)
+    world.now = world.snapshot.candidate.chain.not_after_unix_ms - 1
+    world.deny(CommitCredential, after_ms=0, code="disk-full")
+    assert world.position == (State.RENEWING, Phase.COMMITTING)
+
+
+@pytest.mark.parametrize("down_ms", [2 * DAY, HOUR])
+def test_nor_is_the_store_asked_again_when_it_ended_in_between(down_ms):
+    """Switched off between two tries: an ended one would replace one that has months left."""
+    world = ending(renewing)
+    staged = world.snapshot.staged
+    world.answer(ProveCredential)
+    world.deny(CommitCredential, code="disk-full")
+    world.restart(down_ms=down_ms)
+    decision = world.fire("phase")
+    assert not asked(decision)
+    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.snapshot.credential.generation == 1
+    error = world.snapshot.ended.error
+    assert (error.failure_class, error.code) == ("retry", "certificate-ended")
+    assert error.message.endswith("; the last error was disk-full: no")
+    assert world.snapshot.staged == staged
+    world.settle()
+
+
+def test_a_commit_under_way_is_not_called_back_though_its_certificate_ended():
+    """It may have flipped already."""
+    world = ending(renewing)
+    world.answer(ProveCredential)
+    world.restart(down_ms=HOUR)
+    assert world.asks(CommitCredential)
+    assert world.position == (State.RENEWING, Phase.COMMITTING)
+
+
+def test_where_nobody_knows_the_time_a_commit_is_repeated():
+    world = ending(renewing)
+    world.answer(ProveCredential)
+    world.restart(down_ms=2 * DAY, kernel_synchronised=False)
+    world.deny(CommitCredential, code="disk-full")
+    assert world.position == (State.RENEWING, Phase.COMMITTING)
 
 
 @pytest.mark.parametrize("failure_class", ["operator", "new_key", "reregister", "clock"])
@@ -843,7 +1106,7 @@ def test_a_failed_renewal_near_the_end_is_repeated_sooner():
     world = renewing(Phase.SUBMITTING)
     world.now = world.snapshot.credential.not_after_unix_ms - 60_000
     world.deny(SubmitRegistration, failure_class="operator", draw_ppm=999_999, after_ms=0)
-    assert world.snapshot.armed_as("attempt").delay_ms == 6_000
+    assert world.snapshot.armed_as("attempt").delay_ms == 12_000
 
 
 def test_a_renewal_serves_to_its_last_second_and_then_reprovisions():

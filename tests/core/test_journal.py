@@ -153,6 +153,18 @@ def test_a_tail_that_is_there_but_wrong_is_torn_too(lines):
     assert reading.problem == f"line {len(lines)}: does not end with a hash"
 
 
+def test_a_last_line_that_is_whole_but_not_understood_is_not_torn(lines):
+    """Another release wrote it, and has done what it asked for: cutting it would forget that."""
+    newer = json.loads(lines[-1])
+    body = json.dumps(newer | {"event": {"type": "something-new"}}, separators=(",", ":")).encode()
+    body = body[: body.rindex(b',"hash"')] + b"}"
+    digest = hashlib.sha256(json.loads(lines[-2])["hash"].encode() + body).hexdigest()
+    reading = read(b"".join(lines[:-1]) + body[:-1] + b',"hash":"' + digest.encode() + b'"}\n')
+    assert reading.problem.startswith(f"line {len(lines)}: not a line this release knows")
+    assert not reading.torn
+    assert len(reading.records) == len(lines) - 3
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_damage_in_the_middle_is_not_a_torn_tail(lines, number):
     damaged = list(lines)

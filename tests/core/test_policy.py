@@ -120,7 +120,7 @@ def test_a_window_that_never_comes_costs_no_certificate():
 BASE, CAP = 2_000, 900_000
 
 
-def backoff(failures=1, draw=999_999, failure_class="retry", retry_after=None, remaining=None):
+def backoff(failures=1, draw=999_999, failure_class="retry", retry_after=None, remaining=None, patient=True):
     return policy.backoff_ms(
         failures=failures,
         failure_class=failure_class,
@@ -129,6 +129,7 @@ def backoff(failures=1, draw=999_999, failure_class="retry", retry_after=None, r
         cap_ms=CAP,
         retry_after_ms=retry_after,
         remaining_life_ms=remaining,
+        patient=patient,
     )
 
 
@@ -149,7 +150,13 @@ def test_backoff_doubles_up_to_its_cap(failures, ceiling):
         ({"retry_after": 400 * DAY}, DAY),
         ({"failure_class": "operator", "draw": 0}, CAP // 2),
         ({"failure_class": "operator"}, CAP - 1),
-        ({"failures": 20, "remaining": 600_000}, 60_000),
+        ({"failures": 20, "remaining": 600_000}, 120_000),
+        ({"failures": 5, "remaining": 90 * DAY}, 32_000),
+        ({"failures": 10, "remaining": 90 * DAY}, 1_024_000),
+        ({"failures": 20, "remaining": 10 * HOUR}, 2 * HOUR),
+        ({"failures": 20, "remaining": 90 * DAY, "draw": 500_000}, 3 * HOUR),
+        ({"failures": 20, "remaining": 90 * DAY}, 24 * CAP),
+        ({"failures": 20, "remaining": 90 * DAY, "failure_class": "operator"}, CAP - 1),
         ({"failures": 20, "remaining": 100}, 500),
         ({"failures": 20, "remaining": 0, "draw": 0}, 0),
         ({"retry_after": DAY, "remaining": DAY}, 12 * HOUR),
@@ -158,7 +165,25 @@ def test_backoff_doubles_up_to_its_cap(failures, ceiling):
     ],
 )
 def test_backoff(fields, expected):
-    assert abs(backoff(**fields) - expected) <= 1
+    # The greatest draw is a millionth below one.
+    assert expected - expected // 999_999 - 1 <= backoff(**fields) <= expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"failures": 20, "remaining": 600_000}, 60_000),
+        ({"failures": 20, "remaining": 90 * DAY}, CAP - 1),
+        ({"failures": 20, "remaining": 90 * DAY, "draw": 500_000}, CAP // 2),
+        ({"failures": 20, "remaining": 100}, 500),
+        ({"failures": 20}, CAP - 1),
+        ({"failures": 20, "remaining": 600_000, "failure_class": "operator"}, 60_000),
+        ({"retry_after": DAY, "remaining": HOUR}, 30 * MINUTE),
+    ],
+)
+def test_backoff_under_the_first_revision_of_the_rules(fields, expected):
+    """No longer than the cap, and a tenth of what remains."""
+    assert backoff(**fields, patient=False) == expected
 
 
 @QUIET
@@ -173,7 +198,9 @@ def test_backoff_is_bounded(failures, draw, retry_after, remaining, failure_clas
     delay = backoff(failures, draw, failure_class, retry_after, remaining)
     assert 0 <= delay <= max(CAP, DAY)
     if retry_after is None and remaining is not None:
-        assert delay <= max(policy.SOON_MS, remaining // 10)
+        assert delay <= max(policy.SOON_MS, min(remaining // 5, 24 * CAP))
+    if retry_after is None and remaining is None:
+        assert delay <= CAP
     if retry_after is not None and remaining is None:
         assert delay >= min(retry_after, policy.RETRY_AFTER_CAP_MS)
 

@@ -9,10 +9,11 @@ from msgspec import structs
 
 from statemachine import replay
 from statemachine.effects import Disarm
+from statemachine.errors import JournalUnreadable
 from statemachine.events import RulesChanged
 from statemachine.journal import START, encode_line, head_lines, read
 from statemachine.machine import RULES_REVISION
-from statemachine.replay import RULES, fold, replay_files, restore
+from statemachine.replay import RULES, fold, replay_files, restore, steps_of
 from statemachine.snapshot import Snapshot
 from tests.core.test_journal import header, lines_of
 from tests.core.walks import seeded, walk
@@ -202,6 +203,51 @@ def test_a_file_that_diverges_is_not():
 @pytest.mark.parametrize("content", [b"", b"".join(lines_of(provisioned())[:1])])
 def test_a_file_without_a_head_is_not(content):
     assert restore(read(content)) is None
+
+
+def test_a_checkpoint_made_by_rules_that_are_not_known_is_not():
+    """Also where no record follows: what it says was decided by somebody else."""
+    content, _ = file_of([], rules_revision=RULES_REVISION + 1)
+    assert restore(read(content)) is None
+    content, _ = file_of([])
+    assert restore(read(content)) == Snapshot()
+
+
+# --- record by record --------------------------------------------------------------------------------
+
+
+def test_every_step_with_what_was_true_around_it():
+    world = provisioned()
+    records = records_of(world)
+    first, last = file_of(records[:4])
+    second, _ = file_of(records[4:], world.history[3][2].snapshot, last)
+    found = list(steps_of([("first", first), ("second", second)]))
+    assert [step.record for step in found] == records
+    assert [step.after for step in found] == [decision.snapshot for _, _, decision in world.history]
+    assert [step.before for step in found] == [Snapshot(), *(step.after for step in found[:-1])]
+    assert {step.rules for step in found} == {RULES[RULES_REVISION]}
+
+
+def test_each_step_has_the_rules_that_were_in_force(monkeypatch):
+    monkeypatch.setitem(RULES, 99, stubborn)
+    changed = RulesChanged(before=RULES_REVISION, after=99)
+    live, records = Snapshot(), []
+    for event, rules in ((provisioned().history[0][1], RULES[RULES_REVISION]), (changed, stubborn)):
+        decision = rules(live, event, T0)
+        records.append(record_of(T0, event, decision))
+        live = decision.snapshot
+    found = list(steps_of([("journal", file_of(records)[0])]))
+    assert [step.rules for step in found] == [RULES[RULES_REVISION], stubborn]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"garbage\n", "journal: line 1"), (spoilt(1, effects=()), "it does not replay: journal, sequence 2")],
+)
+def test_no_step_of_what_cannot_be_folded(content, problem):
+    with pytest.raises(JournalUnreadable) as caught:
+        list(steps_of([("journal", content)]))
+    assert str(caught.value).startswith(problem)
 
 
 # --- recorded journals -------------------------------------------------------------------------------

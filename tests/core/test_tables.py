@@ -768,7 +768,7 @@ CASES = (
     ),
     Case("The service stops; what is under way", renewing, takes(ShutdownRequested()), R, STAGING, "stop"),
     # --- observations --------------------------------------------------------------------------------
-    Case("The clock was looked at", provisioned, JUMPED, P, IDLE, "arm expiry; arm window"),
+    Case("The clock was looked at", provisioned, JUMPED, P, IDLE, "arm expiry; arm window; arm prove"),
     Case(
         "The hub has refused the credential often enough",
         after(provisioned, REFUSED, later(8 * MINUTE), REFUSED, later(8 * MINUTE)),
@@ -1032,6 +1032,24 @@ CASES = (
         rows=ATTEMPT,
     ),
     Case(
+        "The new certificate ended before the hub",
+        after(polling(renewing), issues(life_ms=MINUTE)),
+        denies(ProveCredential, after_ms=MINUTE),
+        E,
+        IDLE,
+        "arm attempt",
+        rows=ATTEMPT,
+    ),
+    Case(
+        "The hub that DPS named cannot be reached for long",
+        after(polling(renewing), answers(PollRegistration, assigned_hub="other.example")),
+        denies(ProveCredential, after_ms=15 * MINUTE),
+        E,
+        IDLE,
+        "arm attempt",
+        rows=ATTEMPT,
+    ),
+    Case(
         "The hub refuses the new credential",
         at(renewing, PROVING),
         denies(ProveCredential, refused=True),
@@ -1128,6 +1146,21 @@ CASES = (
         R,
         COMMITTING,
         "commit 2",
+        rows=ATTEMPT,
+    ),
+    Case(
+        "The new certificate ended before the store",
+        after(
+            polling(renewing),
+            issues(life_ms=MINUTE),
+            answers(ProveCredential),
+            denies(CommitCredential),
+            restarts(down_ms=MINUTE),
+        ),
+        fires("phase"),
+        E,
+        IDLE,
+        "arm attempt",
         rows=ATTEMPT,
     ),
     Case(

@@ -35,11 +35,11 @@ from statemachine.events import (
     RulesChanged,
     ShutdownRequested,
 )
+from statemachine.invariants import positions
 from statemachine.machine import ATTEMPT, LIFECYCLE, decide
 from statemachine.rows import EVENT_KEYS, SIGNAL_KEYS, key_of
 from statemachine.snapshot import Outstanding, Snapshot
 from statemachine.states import ATTEMPT_STATES, Phase, State, Timer
-from tests.core.laws import positions
 from tests.core.walks import seeded
 from tests.core.world import MANUAL, NO_DPS, POLICY, T0, World, assigned, started
 
@@ -147,7 +147,7 @@ def test_every_event_has_an_answer(position, places):
                 decision = decide(snapshot, event, stamp)
                 assert decision.verdict in ("taken", "ignored", "refused")
                 assert decision.why.endswith(".")
-                assert positions(snapshot, stamp, event, decision) is None
+                assert positions(decision.snapshot) is None
             keys.add(key_of(event))
     assert keys == set(EVENT_KEYS)
 

@@ -1,0 +1,161 @@
+"""Several processes explore side by side: each holds its part of the worlds, and they exchange what they find.
+
+Rounds: every part looks at what it has, hands over the worlds that are not its own, and takes in those that
+are. A part goes on to one more surprise only when no part has anything left.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+from msgspec import Struct
+
+from statemachine.environment import Choice
+from statemachine.explore import Facts, Found, Graph, Offer, Part, path, traps
+
+ROUND = 5_000
+"Worlds a part looks at before it hands over."
+
+Tell = Callable[[str], None]
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What an exploration came to."""
+
+    closed: bool
+    "Nothing is left that was not looked at."
+    worlds: int
+    by_surprises: tuple[int, ...]
+    "How many more worlds each further surprise leads to."
+    steps: int
+    seconds: float
+    facts: tuple[Facts, ...]
+    found: tuple[tuple[Found, tuple[Choice, ...]], ...]
+    "What does not hold, and how to get there; empty when everything does."
+    trapped: int
+
+
+def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outcome:
+    """All of it. ``most`` bounds the worlds; what is left then was not looked at, and ``closed`` is False."""
+    began = time.monotonic()
+    with _crew(surprises, jobs) as crew:
+        closed = crew.search(most, tell)
+        facts = crew.facts()
+        found = [one for part in facts for one in part.found]
+        trapped: tuple[int, ...] = ()
+        if closed and not found:
+            trapped = traps(crew.graphs())
+            found = [Found("every_good_run_arrives", _TRAPPED, number, None) for number in trapped[:3]]
+        return Outcome(
+            closed=closed,
+            worlds=sum(part.worlds for part in facts),
+            by_surprises=tuple(map(sum, zip(*(part.by_surprises for part in facts), strict=True))),
+            steps=sum(part.steps for part in facts),
+            seconds=time.monotonic() - began,
+            facts=facts,
+            found=tuple((one, path(crew.origin, one.world)) for one in found),
+            trapped=len(trapped),
+        )
+
+
+_TRAPPED = "no run leads from here to Provisioned, under a fair cloud and a right clock"
+
+
+class _Crew:
+    def __init__(self, pipes: list[Connection]) -> None:
+        self._pipes = pipes
+
+    def search(self, most: int | None, tell: Tell) -> bool:
+        """False when there is something left."""
+        began = time.monotonic()
+        boxes: list[list[Offer]] = [[] for _ in self._pipes]
+        while True:
+            while True:
+                answers = self._round(boxes)
+                boxes = [[] for _ in self._pipes]
+                for outbox, _, _ in answers:
+                    for box, offers in zip(boxes, outbox, strict=True):
+                        box.extend(offers)
+                worlds = sum(count for _, count, _ in answers)
+                if any(state == "found" for *_, state in answers) or (most is not None and worlds >= most):
+                    return False
+                if not any(boxes) and all(state == "idle" for *_, state in answers):
+                    break
+            levels = self._each("level")
+            level, surprises = levels[0]
+            tell(f"{level} surprises: {worlds} worlds, {time.monotonic() - began:.0f} s")
+            if level == surprises:
+                return True
+            self._each("next")
+
+    def facts(self) -> tuple[Facts, ...]:
+        return tuple(self._each("facts"))
+
+    def graphs(self) -> tuple[Graph, ...]:
+        return tuple(self._each("graph"))
+
+    def origin(self, number: int) -> tuple[int, Choice]:
+        pipe = self._pipes[number % len(self._pipes)]
+        pipe.send(("origin", number))
+        return pipe.recv()
+
+    def _round(self, boxes: list[list[Offer]]) -> list[tuple[list[list[Offer]], int, str]]:
+        for pipe, box in zip(self._pipes, boxes, strict=True):
+            pipe.send(("round", box))
+        return [pipe.recv() for pipe in self._pipes]
+
+    def _each(self, what: str) -> list:
+        for pipe in self._pipes:
+            pipe.send((what, None))
+        return [pipe.recv() for pipe in self._pipes]
+
+
+@contextmanager
+def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
+    """Forked, so that every part decides by the very tables of this process, also where a test changed them."""
+    context = multiprocessing.get_context("fork")
+    pipes, workers = [], []
+    for index in range(jobs):
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=_work, args=(theirs, surprises, index, jobs), daemon=True)
+        worker.start()
+        theirs.close()
+        pipes.append(ours)
+        workers.append(worker)
+    try:
+        yield _Crew(pipes)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for worker in workers:
+            worker.join()
+
+
+def _work(pipe: Connection, surprises: int, index: int, parts: int) -> None:
+    """One part, told what to do next; ends when nobody is there any more."""
+    part = Part(surprises=surprises, index=index, parts=parts)
+    if index == 0:
+        part.begin()
+    while True:
+        try:
+            what, given = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        match what:
+            case "round":
+                part.take(given)
+                part.run(ROUND)
+                pipe.send((part.hand_over(), len(part), part.condition))
+            case "level":
+                pipe.send((part.level, part.surprises))
+            case "next":
+                part.next_level()
+                pipe.send(None)
+            case "facts":
+                pipe.send(part.facts())
+            case "graph":
+                pipe.send(part.graph())
+            case "origin":
+                pipe.send(part.origin(given))

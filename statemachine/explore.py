@@ -1,0 +1,425 @@
+"""Every world that can be reached, breadth-first over the real ``step``, and what must hold in all of them.
+
+Worlds are those of environment.py, reduced as reduction.py says. A *surprise* is whatever the world does
+beside the common run of things: time passing, deadlines, answers, waiting, and a cloud that cannot be reached
+are none; a refusal, a kill, a command, a set clock, a changed configuration or a lost credential is one each.
+The worlds within so many surprises are explored to closure: nothing is left that leads to a new one. A world
+is filed under the fewest surprises that lead to it, so it is looked at once.
+
+A ``Part`` holds those worlds whose digest falls to it; several may work side by side, and tell each other
+what they find. One alone is the whole search.
+"""
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from statemachine import attempt, table
+from statemachine.environment import ASIDE, STALE, Choice, Happened, Impossible, World, common, happen, rare
+from statemachine.explain import status_of
+from statemachine.invariants import STATE_LAWS, STEP_LAWS
+from statemachine.reduction import canonical, pack, passed, passings, unpack
+from statemachine.rows import key_of
+from statemachine.snapshot import Snapshot
+from statemachine.states import Phase, State
+
+DIGEST_BYTES = 12
+NOBODY = 2**64 - 1
+"Came first."
+
+_GOOD = frozenset(
+    {
+        ("StageKey", "ok"),
+        ("SubmitRegistration", "accepted"),
+        ("PollRegistration", "assigned"),
+        ("ProveCredential", "ok"),
+        ("CommitCredential", "ok"),
+        ("RetireCredential", "ok"),
+    }
+)
+"Answers of a store that works, and of a fair cloud."
+
+
+def digest_of(packed: bytes) -> bytes:
+    return hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
+
+
+# --- what must hold of worlds --------------------------------------------------------------------------
+
+
+def a_usable_pair_is_on_disk(world: World) -> str | None:
+    """Once a credential was committed, what the store holds as current can be used."""
+    if world.disk.current is None or world.disk.usable():
+        return None
+    return f"generation {world.disk.current.generation} is current without its key"
+
+
+def what_is_in_use_is_on_disk(world: World) -> str | None:
+    """The key of the certificate in use is there, unless somebody took what the store held."""
+    credential = world.snapshot.credential
+    if credential is None or credential.source == "configured" or world.disk.current is None:
+        return None
+    return None if credential.generation in world.disk.keys else "the key of the credential in use is gone"
+
+
+def what_waits_is_on_disk(world: World) -> str | None:
+    """A staged key is there for as long as the machine counts on it."""
+    staged = world.snapshot.staged
+    if staged is None or staged.generation in world.disk.keys:
+        return None
+    return f"the staged key of generation {staged.generation} is gone"
+
+
+def superseded_keys_stay(world: World) -> str | None:
+    """The key of a superseded certificate that has not ended is there."""
+    for one in world.snapshot.superseded:
+        if one.keep_until_unix_ms > world.now and one.generation not in world.disk.keys:
+            return f"the superseded key of generation {one.generation} is gone"
+    return None
+
+
+def help_is_asked_for_or_something_waits(world: World) -> str | None:
+    """No world is dead: something is armed, or waited for, or a person has to do something."""
+    snapshot = world.snapshot
+    if snapshot.armed or snapshot.outstanding or snapshot.hold or snapshot.stopping:
+        return None
+    if not snapshot.policy.dps and snapshot.policy.manual is None:
+        return None
+    if snapshot.policy.manual is not None and snapshot.state is State.PROVISIONED:
+        return None
+    return None if status_of(snapshot, world.stamp).stuck else "nothing is armed, and nobody is asked for help"
+
+
+WorldLaw = Callable[[World], str | None]
+
+WORLD_LAWS: tuple[WorldLaw, ...] = (
+    a_usable_pair_is_on_disk,
+    what_is_in_use_is_on_disk,
+    what_waits_is_on_disk,
+    superseded_keys_stay,
+    help_is_asked_for_or_something_waits,
+)
+
+
+# --- liveness ------------------------------------------------------------------------------------------
+
+
+def good(world: World, choice: Choice) -> bool:
+    """It belongs to a run under a fair cloud, a store that works and a clock that becomes right."""
+    match choice:
+        case Choice("answer", what, how):
+            return (what, how) in _GOOD
+        case Choice("deadline", what):
+            # No attempt times out: every answer comes. Where the clock is wrong, it becomes right first.
+            return what != "timeout" and due(world, what)
+        case Choice("passes", what):
+            return what in ("life", "attempt", "superseded", "budget")
+        case Choice("clock confirmed" | "release" | "late"):
+            return True
+        case Choice("clock set", "right", ""):
+            return True
+    return False
+
+
+def due(world: World, name: str) -> bool:
+    """Its instant has come by the own clock."""
+    for one in world.snapshot.armed:
+        if one.name == name:
+            believed = world.stamp + world.snapshot.clock.correction_ms
+            return one.delay_ms is not None or one.at_unix_ms <= believed
+    return False
+
+
+def arrived(snapshot: Snapshot) -> bool:
+    """Where every good run leads."""
+    return snapshot.state is State.PROVISIONED
+
+
+def excused(snapshot: Snapshot) -> bool:
+    """A person has to act first: no source is configured, or this may be a copied image."""
+    return (not snapshot.policy.dps and snapshot.policy.manual is None) or (
+        snapshot.foreign_machine and snapshot.policy.manual is None
+    )
+
+
+# --- the search ----------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """An invariant that does not hold."""
+
+    law: str
+    what: str
+    world: int
+    "Where it began: a world's number."
+    choice: Choice | None
+    "What happened there; None: it is the world itself."
+
+
+class Offer(NamedTuple):
+    """A world for another part."""
+
+    digest: bytes
+    packed: bytes
+    surprises: int
+    parent: int
+    choice: Choice
+
+
+class Facts(NamedTuple):
+    """What one part came to."""
+
+    worlds: int
+    by_surprises: tuple[int, ...]
+    steps: int
+    rows: frozenset[tuple[str, int]]
+    "Table and place of every row taken."
+    visited: frozenset[tuple[State, Phase, str]]
+    "Position and event."
+    found: tuple[Found, ...]
+
+
+class Graph(NamedTuple):
+    """The good steps of one part, and what liveness asks of its worlds."""
+
+    sources: "array[int]"
+    targets: bytes
+    "Digests, one after another."
+    arrived: "array[int]"
+    excused: "array[int]"
+    digests: tuple[bytes, ...]
+    "In the order of the worlds' places."
+
+
+MOST_FOUND = 20
+
+_ROWS: dict[int, tuple[str, int]] = {
+    id(row): (name, place)
+    for name, rows in (("lifecycle", table.ROWS), ("attempt", attempt.ROWS))
+    for place, row in enumerate(rows)
+}
+
+
+class Part:
+    """The worlds whose digest falls to one of ``parts``. Worlds are numbered ``index + parts * place``."""
+
+    def __init__(self, *, surprises: int, index: int = 0, parts: int = 1) -> None:
+        self.index, self.parts, self.surprises = index, parts, surprises
+        self.level = 0
+        self.outbox: list[list[Offer]] = [[] for _ in range(parts)]
+        self.found: list[Found] = []
+        self.steps = 0
+        self._places: dict[bytes, int] = {}
+        self._parents = array("Q")
+        self._choices: list[Choice] = []
+        self._counts = [0] * (surprises + 1)
+        self._todo: deque[tuple[int, World]] = deque()
+        self._later: dict[bytes, Offer] = {}
+        self._rows: set[int] = set()
+        self._visited: set[tuple[State, Phase, str]] = set()
+        self._from = array("Q")
+        self._to = bytearray()
+        self._arrived = array("Q")
+        self._excused = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def begin(self) -> None:
+        """Offer where every life begins."""
+        start = World()
+        for choice in common(start):
+            self._follow(NOBODY, choice, start, 0)
+        for choice in rare(start):
+            self._follow(NOBODY, choice, start, 1)
+
+    def take(self, offers: Iterable[Offer]) -> None:
+        """Worlds that are ours."""
+        for offer in offers:
+            self._file(offer)
+
+    def next_level(self) -> None:
+        """One more surprise."""
+        self.level += 1
+        later, self._later = self._later, {}
+        for offer in later.values():
+            self._file(offer)
+
+    def run(self, most: int | None = None) -> None:
+        """Look at the worlds with these surprises, at so many at most; ends early when something was found."""
+        looked = 0
+        while self._todo and not self.found and (most is None or looked < most):
+            number, world = self._todo.popleft()
+            self._look(number, world)
+            looked += 1
+
+    @property
+    def condition(self) -> Literal["found", "busy", "idle"]:
+        return "found" if self.found else "busy" if self._todo else "idle"
+
+    def hand_over(self) -> list[list[Offer]]:
+        """What was found for the other parts since, by part."""
+        outbox, self.outbox = self.outbox, [[] for _ in range(self.parts)]
+        return outbox
+
+    def facts(self) -> Facts:
+        return Facts(
+            worlds=len(self._places),
+            by_surprises=tuple(self._counts),
+            steps=self.steps,
+            rows=frozenset(_ROWS[row] for row in self._rows),
+            visited=frozenset(self._visited),
+            found=tuple(self.found[:MOST_FOUND]),
+        )
+
+    def origin(self, number: int) -> tuple[int, Choice]:
+        """Where a world of ours was come to from, and how."""
+        place = number // self.parts
+        return self._parents[place], self._choices[place]
+
+    def graph(self) -> "Graph":
+        """For liveness."""
+        return Graph(self._from, bytes(self._to), self._arrived, self._excused, tuple(self._places))
+
+    def _file(self, offer: Offer) -> None:
+        if offer.digest in self._places:
+            return
+        if offer.surprises > self.level:
+            self._later.setdefault(offer.digest, offer)
+            return
+        self._add(offer.digest, unpack(offer.packed), offer.parent, offer.choice)
+
+    def _add(self, digest: bytes, world: World, parent: int, choice: Choice) -> None:
+        place = len(self._places)
+        number = self.index + self.parts * place
+        self._places[digest] = place
+        self._parents.append(parent)
+        self._choices.append(choice)
+        self._counts[self.level] += 1
+        self._judge_world(number, world)
+        if arrived(world.snapshot):
+            self._arrived.append(number)
+        elif excused(world.snapshot):
+            self._excused.append(number)
+        self._todo.append((number, world))
+
+    def _judge_world(self, number: int, world: World) -> None:
+        for law in STATE_LAWS:
+            wrong = law(world.snapshot)
+            if wrong is not None:
+                self.found.append(Found(law.__name__, wrong, number, None))
+        for world_law in WORLD_LAWS:
+            wrong = world_law(world)
+            if wrong is not None:
+                self.found.append(Found(world_law.__name__, wrong, number, None))
+
+    def _look(self, number: int, world: World) -> None:
+        for choice in common(world):
+            self._follow(number, choice, world, 0)
+        for choice in passings(world):
+            self._lead(number, choice, passed(world, choice), world, 0)
+        if self.level < self.surprises:
+            for choice in rare(world):
+                self._follow(number, choice, world, 1)
+            self._look_aside(number, world)
+
+    def _look_aside(self, number: int, world: World) -> None:
+        for choice in (*STALE, *ASIDE):
+            try:
+                happened = happen(world, choice)
+            except Impossible:
+                continue
+            self._judge_step(number, choice, happened, world)
+            if choice.kind != "shutdown" and canonical(happened.world) != world:
+                self.found.append(Found("aside", "it changed what it must not touch", number, choice))
+
+    def _follow(self, number: int, choice: Choice, before: World, surprises: int) -> None:
+        try:
+            happened = happen(before, choice)
+        except Impossible:
+            return
+        self._judge_step(number, choice, happened, before)
+        decision = happened.decision
+        if decision is None or decision.verdict != "refused":
+            self._lead(number, choice, canonical(happened.world, before), before, surprises)
+
+    def _judge_step(self, number: int, choice: Choice, happened: Happened, before: World) -> None:
+        self.steps += 1
+        event, decision = happened.event, happened.decision
+        if event is None or decision is None:
+            return
+        snapshot = before.snapshot
+        self._visited.add((snapshot.state, snapshot.phase, key_of(event)))
+        self._rows.update(map(id, happened.rows))
+        stamp = happened.world.stamp
+        for law in STEP_LAWS:
+            wrong = law(snapshot, stamp, event, decision)
+            if wrong is not None:
+                self.found.append(Found(law.__name__, wrong, number, choice))
+
+    def _lead(
+        self, number: int, choice: Choice, after: World, before: World, surprises: int
+    ) -> None:
+        packed = pack(after)
+        digest = digest_of(packed)
+        if number != NOBODY and good(before, choice):
+            self._from.append(number)
+            self._to += digest
+        level = self.level + surprises
+        owner = digest[0] % self.parts
+        if owner != self.index:
+            self.outbox[owner].append(Offer(digest, packed, level, number, choice))
+        elif digest not in self._places:
+            if level > self.level:
+                self._later.setdefault(digest, Offer(digest, packed, level, number, choice))
+            else:
+                self._add(digest, after, number, choice)
+
+
+def search(surprises: int, most: int | None = None) -> Part:
+    """All of it, in this process; ends early at the first find, or after ``most`` worlds of one level."""
+    part = Part(surprises=surprises)
+    part.begin()
+    part.run(most)
+    while part.condition == "idle" and part.level < surprises:
+        part.next_level()
+        part.run(most)
+    return part
+
+
+def path(origin: Callable[[int], tuple[int, Choice]], number: int) -> tuple[Choice, ...]:
+    """The choices that lead to a world, from the very first start."""
+    found: list[Choice] = []
+    while number != NOBODY:
+        number, choice = origin(number)
+        found.append(choice)
+    return tuple(reversed(found))
+
+
+def traps(graphs: Sequence[Graph]) -> tuple[int, ...]:
+    """Worlds from which no good run leads to Provisioned, nor to where a person has to act first.
+
+    Under a fair cloud each good step that stays possible is taken in the end, so from every other world
+    every good run arrives.
+    """
+    numbers: dict[bytes, int] = {}
+    for index, graph in enumerate(graphs):
+        numbers.update((one, index + len(graphs) * place) for place, one in enumerate(graph.digests))
+    into: dict[int, list[int]] = {}
+    reached: set[int] = set()
+    for graph in graphs:
+        reached.update(graph.arrived)
+        reached.update(graph.excused)
+        for place, source in enumerate(graph.sources):
+            target = numbers[graph.targets[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]]
+            if source != target:
+                into.setdefault(target, []).append(source)
+    todo = list(reached)
+    while todo:
+        for source in into.get(todo.pop(), ()):
+            if source not in reached:
+                reached.add(source)
+                todo.append(source)
+    return tuple(sorted(number for number in numbers.values() if number not in reached))
