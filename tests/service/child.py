@@ -15,6 +15,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -47,6 +49,11 @@ def main() -> int:
     if not line:
         return 0  # never needed
     asked = msgspec.json.decode(line)
+    return become(asked)
+
+
+def become(asked: Mapping[str, Any]) -> int:
+    """The command that was asked for; its exit status."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if os.getppid() != asked["parent"]:
         return 1  # gone before that was said

@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from statemachine.journal import Reading, read
+from tests.service.forks import Forked, ForkServer
 
 WITHIN_S = 60.0
 REPOSITORY = Path(__file__).parents[2]
@@ -99,19 +100,23 @@ class Process:
         program: str = "identityd",
         cold: bool = False,
         peculiar: Mapping[str, int] | None = None,
+        forks: ForkServer | None = None,
         **environ: str,
     ) -> None:
         """``cold`` starts from nothing, as in life; ``peculiar`` is what child.py says."""
         peculiar = peculiar or {}
-        if Ahead.wanted and not cold and "socket" not in peculiar:
+        asked = {"program": program, "arguments": arguments, "environ": environ, "parent": os.getpid()}
+        self._process: subprocess.Popen[bytes] | Forked
+        if forks is not None and not cold:
+            self._process = forks.start(asked | dict(peculiar))
+        elif Ahead.wanted and not cold and "socket" not in peculiar:
             self._process = Ahead.take()
         else:
             fds = tuple(peculiar[name] for name in peculiar if name == "socket")
             self._process = _spawn(environ=environ, pass_fds=fds)
-        asked = {"program": program, "arguments": arguments, "environ": environ, "parent": os.getpid()}
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
-            stdin.write(json.dumps(asked | dict(peculiar)).encode() + b"\n")
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(json.dumps(asked | dict(peculiar)).encode() + b"\n")
         self.pid = self._process.pid
         self.lines: list[str] = []
         self._ended = False
@@ -297,6 +302,8 @@ class Device:
         self.control = root / "run/aziot/control.sock"
         self.certd = root / "run/aziot/certd.sock"
         self.process: Process | None = None
+        self.forks: ForkServer | None = None
+        "Where its processes come from, unless they start cold; none: from the harness itself."
         self.logs: list[str] = []
         "Of every process so far."
 
@@ -345,7 +352,9 @@ class Device:
     ) -> "Device":
         """Run the service; ``ready`` waits until it says so."""
         assert self.process is None
-        self.process = Process("run", "--root", str(self.root), cold=cold, peculiar=peculiar, **environ)
+        self.process = Process(
+            "run", "--root", str(self.root), cold=cold, peculiar=peculiar, forks=self.forks, **environ
+        )
         if ready:
             self.process.until_line("READY")
         return self

@@ -147,5 +147,63 @@ def test_a_power_cut_of_the_cloud_during_an_attempt(make, cloud):
     assert len(staged_keys(records)) == 1
 
 
+def test_a_certificate_that_ends_before_the_hub_takes_it_is_not_shown_for_ever(make, cloud):
+    """Another one is asked for, although hubs may be late after an assignment."""
+    cloud.options(cert_lifetime_s=1)
+    cloud.faults({"on": "hub", "kind": "hub_refuses", "code": 401})
+    device = make().start()
+    first = device.until_record(event_is("registration-assigned"))
+    device.until_record(event_is("registration-assigned"), first["sequence"] + 1)
+    cloud.options(cert_lifetime_s=3600)
+    cloud.faults()
+    assert device.until_provisioned()["credential"]["proven"]
+
+
 def test_a_few_kills_anywhere(capsys):
     assert kill_anywhere.main(["--kills", "6", "--seed", "6"]) == 0, capsys.readouterr()
+
+
+def test_kills_that_were_not_made_are_no_evidence(capsys):
+    assert kill_anywhere.main(["--kills", "1", "--minutes-limit", "0"]) == 1
+    assert "only 0 of 1 kills" in capsys.readouterr().err
+
+
+def lose_the_pointer(device):
+    (device.credentials / "current").unlink()
+    for directory, kind in (("certd/certs", "cert"), ("keyd/keys", "certkey")):
+        assert device.published(directory, kind) is None
+
+
+def lose_the_key(device):
+    (device.credentials / "current" / "key.pem").unlink()
+
+
+def lose_the_journal(device):
+    device.journal.unlink()
+
+
+def lose_a_record(device):
+    *lines, _last = device.journal.read_bytes().splitlines(keepends=True)
+    device.journal.write_bytes(b"".join(lines))
+
+
+def damage_a_record(device):
+    device.journal.write_bytes(device.journal.read_bytes().replace(b'"Idle"', b'"idle"', 1))
+
+
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (lose_the_pointer, "was committed, nothing is current"),
+        (lose_the_key, "key.pem"),
+        (lose_the_journal, "the journal is gone"),
+        (lose_a_record, "the journal ends at"),
+        (damage_a_record, "journal: "),
+    ],
+)
+def test_a_loss_would_be_seen(provisioned, lose, said):
+    witness = kill_anywhere.Witness(provisioned)
+    assert witness.look() == "Provisioned"
+    lose(provisioned)
+    with pytest.raises(kill_anywhere.Lost, match=said):
+        witness.look()

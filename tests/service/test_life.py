@@ -13,10 +13,12 @@ from tests.service.device import WITHIN_S, ask, effects_of, event_is, hang_up, w
 
 BUNDLE = "aziot-dps-trust-bundle"
 CERTIFICATE = "aziot-dps-identity-cert"
+LIFETIME_S = 100
+RENEW_EARLY = "[identityd.renewal]\nearliest_percent = 1\nlatest_percent = 2"
 
 
 def test_registered_renewed_by_itself_reprovisioned_by_command(make, cloud):
-    cloud.options(cert_lifetime_s=2)
+    cloud.options(cert_lifetime_s=LIFETIME_S)
     device = make().start()
     status = device.until_provisioned()
     assert status["assignment"] == {"hub": cloud.hub, "device_id": "device"}
@@ -27,13 +29,16 @@ def test_registered_renewed_by_itself_reprovisioned_by_command(make, cloud):
     assert not status["stuck"]
     first = device.pair()
 
-    renewal = device.until_record(event_is("credential-committed", generation=2))
-    assert renewal["state"] == "Renewing"
+    # Due at once or within seconds, long before its end; the next one not before a quarter of an hour.
+    cloud.options(cert_lifetime_s=1000 * LIFETIME_S)
+    device.configure(more=RENEW_EARLY)
+    hang_up(device.process)
+    renewal = device.until_record(event_is("credential-committed"), status["sequence"] + 1)
+    assert (renewal["state"], renewal["event"]["generation"]) == ("Renewing", 2)
     second = device.until_provisioned()
-    assert device.pair().generation == second["credential"]["generation"] > 1
+    assert device.pair().generation == second["credential"]["generation"] == 2
     assert device.pair().spki != first.spki, "a fresh key for every renewal"
 
-    cloud.options(cert_lifetime_s=3600)
     records = device.attempt("reprovision")
     assert {record["state"] for record in records[:-1]} <= {"Reprovisioning", "Registering", "Renewing"}
     assert records[-1]["state"] == "Provisioned"
@@ -148,17 +153,35 @@ def test_only_the_owner_reads_what_is_kept(provisioned):
     assert stat.S_IMODE(device.control.stat().st_mode) == 0o660
 
 
-def test_a_superseded_key_goes_when_its_certificate_has_ended(make, cloud):
-    cloud.options(cert_lifetime_s=1)
-    device = make().start()
-    device.until_record(event_is("credential-committed"))
-    cloud.options(cert_lifetime_s=3600)
-    device.attempt("renew")
+def superseded_before_its_end(device, cloud):
+    """Renews until a certificate that ends within seconds is superseded while it lives.
+
+    Its generation, and the records of its successor's attempt. On a busy machine an attempt may take longer
+    than the certificate lives; the next one lives for longer.
+    """
+    for lifetime_s in (2, 8, 32):
+        cloud.options(cert_lifetime_s=lifetime_s)
+        ending = effects_of(device.attempt("renew"), "commit-credential")[-1]["generation"]
+        cloud.options(cert_lifetime_s=3600)
+        records = device.attempt("renew")
+        if ending in effects_of(records, "retire-credential")[-1]["keep"]:
+            return ending, records
+    raise AssertionError(f"no renewal within half a minute\n{device.log}")
+
+
+def test_a_superseded_key_goes_when_its_certificate_has_ended(provisioned, cloud):
+    """And not before, and no other: the one of an hour stays."""
+    device = provisioned.start()
+    ending, records = superseded_before_its_end(device, cloud)
+    gone = device.until_record(
+        lambda record: any(ending not in one["keep"] for one in effects_of([record], "retire-credential")),
+        records[-1]["sequence"],
+    )
+    assert event_is("deadline-passed", name="collect")(gone)
+    assert {1, device.pair().generation} <= set(effects_of([gone], "retire-credential")[0]["keep"])
+    device.until_record(event_is("credential-retired"), gone["sequence"])
+    assert not (device.credentials / str(ending)).exists()
     assert (device.credentials / "1/key.pem").exists()
-    collected = device.until_record(event_is("deadline-passed", name="collect"))
-    assert effects_of([collected], "retire-credential") == [{"type": "retire-credential", "keep": [2]}]
-    device.until_record(event_is("credential-retired"), collected["sequence"])
-    assert not (device.credentials / "1").exists()
 
 
 def test_sighup_takes_a_new_configuration_and_keeps_the_old_for_a_broken_one(provisioned):
