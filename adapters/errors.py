@@ -4,6 +4,7 @@ Every error says what to do about it (``failure_class``) and why it happened (``
 exceptions stop at the adapter's edge and become one of these, with the foreign one as its cause.
 """
 
+import re
 from typing import Literal
 
 FailureClass = Literal["retry", "wait", "operator", "new_key", "reregister", "clock"]
@@ -13,10 +14,20 @@ MAX_MESSAGE_CHARS = 400
 "A peer's words are quoted, never trusted to be short."
 
 
+_SIGNATURE = re.compile(r"\bsig=[^&\s\"'<>]+", re.IGNORECASE)
+"Of a SharedAccessSignature: what makes the token one. It is valid for an hour."
+
+
 def bounded(text: str, limit: int = MAX_MESSAGE_CHARS) -> str:
-    """One line of printable text, at most ``limit`` characters, an ellipsis where it was cut."""
-    line = "".join(c if c.isprintable() else " " for c in text).strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """One line of printable text, at most ``limit`` characters, an ellipsis where it was cut.
+
+    A peer may quote the token it was sent; its signature is left out.
+    """
+    # Megabytes are not looked through for one line.
+    begins = _SIGNATURE.sub("sig=…", text[: 8 * limit])
+    line = "".join(c if c.isprintable() else " " for c in begins).strip()
+    whole = len(line) <= limit and len(text) <= 8 * limit
+    return line if whole else line[: limit - 1] + "…"
 
 
 class AdapterError(Exception):

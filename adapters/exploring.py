@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from typing import Any
 
 from msgspec import Struct
 
 from statemachine.environment import Choice
-from statemachine.explore import Facts, Found, Graph, Offer, Part, path, traps
+from statemachine.explore import LIVENESS, Facts, Found, Graph, Offer, Part, path, traps
 
 ROUND = 5_000
 "Worlds a part looks at before it hands over."
@@ -31,7 +32,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
     "How many more worlds each further surprise leads to."
     steps: int
     seconds: float
-    facts: tuple[Facts, ...]
+    rows: frozenset[tuple[str, int]]
+    "Table and place of every row that was taken."
+    visited: int
+    "Pairs of position and event."
     found: tuple[tuple[Found, tuple[Choice, ...]], ...]
     "What does not hold, and how to get there; empty when everything does."
     trapped: int
@@ -47,14 +51,15 @@ def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outco
         trapped: tuple[int, ...] = ()
         if closed and not found:
             trapped = traps(crew.graphs())
-            found = [Found("every_good_run_arrives", _TRAPPED, number, None) for number in trapped[:3]]
+            found = [Found(LIVENESS, _TRAPPED, number, None) for number in trapped[:3]]
         return Outcome(
             closed=closed,
             worlds=sum(part.worlds for part in facts),
             by_surprises=tuple(map(sum, zip(*(part.by_surprises for part in facts), strict=True))),
             steps=sum(part.steps for part in facts),
             seconds=time.monotonic() - began,
-            facts=facts,
+            rows=frozenset().union(*(part.rows for part in facts)),
+            visited=len(frozenset().union(*(part.visited for part in facts))),
             found=tuple((one, path(crew.origin, one.world)) for one in found),
             trapped=len(trapped),
         )
@@ -99,14 +104,15 @@ class _Crew:
     def origin(self, number: int) -> tuple[int, Choice]:
         pipe = self._pipes[number % len(self._pipes)]
         pipe.send(("origin", number))
-        return pipe.recv()
+        parent, choice = pipe.recv()
+        return parent, choice
 
     def _round(self, boxes: list[list[Offer]]) -> list[tuple[list[list[Offer]], int, str]]:
         for pipe, box in zip(self._pipes, boxes, strict=True):
             pipe.send(("round", box))
         return [pipe.recv() for pipe in self._pipes]
 
-    def _each(self, what: str) -> list:
+    def _each(self, what: str) -> list[Any]:
         for pipe in self._pipes:
             pipe.send((what, None))
         return [pipe.recv() for pipe in self._pipes]

@@ -25,6 +25,7 @@ from statemachine.effects import (
 )
 from statemachine.events import (
     AnyEvent,
+    ClockObserved,
     CredentialCommitFailed,
     CredentialCommitted,
     CredentialProofFailed,
@@ -89,6 +90,12 @@ class Timers(Protocol):
 
     def disarm(self, effect: Disarm) -> None:
         """A name that is not armed is fine."""
+
+    def look(self) -> ClockObserved | None:
+        """What became of the clock since the last look; None when that is no news.
+
+        Asked before each stamp: a stamp from after a step must not be taken before the step is known.
+        """
 
     async def run(self, post: Post, *, task_status: trio.TaskStatus[None]) -> None:
         """Lives as long as the service."""

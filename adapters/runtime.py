@@ -44,16 +44,19 @@ from statemachine.effects import (
 )
 from statemachine.events import (
     AnyEvent,
+    ClockObserved,
     CredentialCommitFailed,
     CredentialProofFailed,
     CredentialRetireFailed,
     KeyStageFailed,
     ModuleKeysPushFailed,
     RegistrationFailed,
+    RulesChanged,
     ShutdownRequested,
+    Started,
 )
 from statemachine.explain import status_of, tell
-from statemachine.journal import Header, Record, encode_line, head_lines
+from statemachine.journal import Header, encode_line, head_lines, record_of
 from statemachine.machine import Decision, decide
 from statemachine.snapshot import Outstanding, Snapshot
 from statemachine.status import Status
@@ -281,10 +284,16 @@ class Runtime:
         delay = FIRST_RETRY_S
         while not entry.withdrawn:
             # Stamped and drawn anew at each try: what could not be journalled never happened.
+            observed = self._ports.timers.look()
+            if observed is not None and not self._told_by(entry, observed):
+                # A step is known before anything that is stamped after it.
+                if not await self._take(_Entry(observed), effects):
+                    return False
+                continue
             now = self._ports.clock.now_unix_ms()
             event = structs.replace(entry.event, draw_ppm=self._ports.chance.draw_ppm())
             decision = decide(self._history, event, now)
-            record = _record(decision, event, now)
+            record = record_of(now, event, decision)
             line, digest = encode_line(record, self._hash)
             entry.writing = True
             try:
@@ -311,6 +320,18 @@ class Runtime:
             log.info("%s", tell(record))
             entry.finish(Taken(sequence=record.sequence, verdict=decision.verdict, why=decision.why))
             return await self._after(decision, effects)
+        return True
+
+    def _told_by(self, entry: _Entry, observed: ClockObserved) -> bool:
+        """Whether the event itself tells, from now on, what became of the clock."""
+        if isinstance(entry.event, ClockObserved):
+            jump_ms = entry.event.jump_ms + observed.jump_ms
+            entry.event = structs.replace(observed, jump_ms=jump_ms)
+        elif isinstance(entry.event, RulesChanged | Started):
+            # A start compares its own stamp with the last one; only what the kernel says comes after it.
+            self.post(structs.replace(observed, jump_ms=0))
+        else:
+            return False
         return True
 
     async def _after(self, decision: Decision, effects: trio.Nursery) -> bool:
@@ -396,19 +417,6 @@ class Runtime:
 
 def _nobody_waits() -> None:
     """Stands in for a start that was told already."""
-
-
-def _record(decision: Decision, event: AnyEvent, now: int) -> Record:
-    return Record(
-        sequence=decision.snapshot.sequence,
-        now_unix_ms=now,
-        event=event,
-        effects=decision.effects,
-        state=decision.snapshot.state.value,
-        phase=decision.snapshot.phase.value,
-        verdict=decision.verdict,
-        why=decision.why,
-    )
 
 
 def _failed_unexpectedly(effect_id: str, effect: Asking, exc: Exception) -> AnyEvent:

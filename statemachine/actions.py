@@ -291,7 +291,8 @@ def tidy(work: Work) -> None:
     if snapshot.staged is not None:
         keep.add(snapshot.staged.generation)
     work.forget_asked((RetireCredential,))
-    work.ask(RetireCredential(keep=tuple(sorted(keep))))
+    newest = snapshot.newest_generation if work.since(2) else None
+    work.ask(RetireCredential(keep=tuple(sorted(keep)), newest=newest))
     if kept and not snapshot.clock.trusted:
         work.arm_after("collect", policy.DAY_MS)
     elif kept and proven:

@@ -221,6 +221,15 @@ ROWS: tuple[Row[Phase], ...] = (
     Row(
         source=(PROVING,),
         event=on(CredentialProofFailed),
+        guard=when.staged_key_gone,
+        dest=IDLE,
+        action=do.fail,
+        why="The key of the new credential is gone from the store; another one is made.",
+        rule="design §4: Stage, Prove",
+    ),
+    Row(
+        source=(PROVING,),
+        event=on(CredentialProofFailed),
         guard=when.candidate_ended,
         dest=IDLE,
         action=do.fail_to_prove_in_time,

@@ -125,13 +125,16 @@ class CommitCredential(Asking, frozen=True, kw_only=True, tag="commit-credential
 
 
 class RetireCredential(Asking, frozen=True, kw_only=True, tag="retire-credential"):
-    """Remove every generation, staged ones included, except those named.
+    """Remove every generation up to the newest named, staged ones included, except those to keep.
 
     Answered by CredentialRetired or CredentialRetireFailed. A repeat finds nothing left to do.
     The current generation is never removed, named or not.
     """
 
     keep: tuple[int, ...]
+    newest: int | None = None
+    """The newest there was when it was asked: it may be performed late, and touches nothing that was staged
+    since. None in revision 1 of the rules: no bound."""
 
 
 class PushModuleKeys(Asking, frozen=True, kw_only=True, tag="push-module-keys"):

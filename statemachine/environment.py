@@ -135,8 +135,6 @@ class Late(Struct, frozen=True):
     effect: StageKey | CommitCredential | RetireCredential
     stored: StoredCredential | None = None
     "What a commit makes current."
-    newest: int = 0
-    "Newest generation when it was asked; a retirement touches no younger one."
 
 
 class World(Struct, frozen=True):
@@ -213,7 +211,7 @@ _RARE_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
         "reregister",
         "no csr",
     ),
-    ProveCredential: ("refused",),
+    ProveCredential: ("refused", "new_key"),
     CommitCredential: ("retry", "operator"),
     RetireCredential: ("retry",),
 }
@@ -233,6 +231,8 @@ _RESTARTS = (
 )
 
 
+_TELLING_LATER = ("at once", "clock")
+"Starts that see how long nothing was heard; of the others it is enough that one of these comes before."
 _NEWS_AT_START = ("another scope", "manual", "none")
 
 
@@ -287,7 +287,8 @@ def rare(world: World) -> Iterator[Choice]:
 def _restarts(world: World) -> Iterator[Choice]:
     for choice in _starts(world):
         yield choice
-        yield choice._replace(kind="restart later")
+        if choice.what in _TELLING_LATER:
+            yield choice._replace(kind="restart later")
 
 
 def _starts(world: World) -> Iterator[Choice]:
@@ -439,7 +440,7 @@ def _forgotten(before: Snapshot, one: Outstanding) -> Late | None:
         case CommitCredential() as effect:
             return Late(effect, stored=_to_be(before))
         case RetireCredential() as effect:
-            return Late(effect, newest=before.newest_generation)
+            return Late(effect)
     return None
 
 
@@ -492,8 +493,9 @@ def committed(disk: Disk, stored: StoredCredential) -> Disk | None:
     return Disk(stored, disk.keys)
 
 
-def retired(disk: Disk, effect: RetireCredential, newest: int | None = None) -> Disk:
-    """Current, kept and, when it comes late, younger generations stay."""
+def retired(disk: Disk, effect: RetireCredential) -> Disk:
+    """What is current, kept, or younger than what was asked of stays."""
+    newest = effect.newest
     kept = {*effect.keep, 0 if disk.current is None else disk.current.generation}
     return Disk(
         disk.current,
@@ -511,7 +513,7 @@ def _late(world: World) -> Happened:
         case CommitCredential() if late.stored is not None:
             disk = committed(disk, late.stored) or disk
         case RetireCredential() as effect:
-            disk = retired(disk, effect, late.newest)
+            disk = retired(disk, effect)
     return Happened(structs.replace(world, disk=disk, late=None))
 
 
@@ -573,7 +575,7 @@ def _reply(world: World, one: Outstanding, how: str) -> tuple[Disk, AnyEvent]:
     return disk, ModuleKeysPushed(answers=one.id, modules=1)
 
 
-def _no(one: Outstanding, how: str) -> dict[str, str | int]:
+def _no(one: Outstanding, how: str) -> dict[str, Any]:
     return {
         "answers": one.id,
         "failure_class": _CLASSES[how],

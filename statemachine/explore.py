@@ -20,7 +20,7 @@ from statemachine import attempt, table
 from statemachine.environment import ASIDE, STALE, Choice, Happened, Impossible, World, common, happen, rare
 from statemachine.explain import status_of
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
-from statemachine.reduction import canonical, pack, passed, passings, unpack
+from statemachine.reduction import canonical, pack, passings, unpack
 from statemachine.rows import key_of
 from statemachine.snapshot import Snapshot
 from statemachine.states import Phase, State
@@ -89,7 +89,9 @@ def help_is_asked_for_or_something_waits(world: World) -> str | None:
         return None
     if snapshot.policy.manual is not None and snapshot.state is State.PROVISIONED:
         return None
-    return None if status_of(snapshot, world.stamp).stuck else "nothing is armed, and nobody is asked for help"
+    return (
+        None if status_of(snapshot, world.stamp).stuck else "nothing is armed, and nobody is asked for help"
+    )
 
 
 WorldLaw = Callable[[World], str | None]
@@ -193,6 +195,7 @@ class Graph(NamedTuple):
     "In the order of the worlds' places."
 
 
+LIVENESS = "every_good_run_arrives"
 MOST_FOUND = 20
 
 _ROWS: dict[int, tuple[str, int]] = {
@@ -318,8 +321,8 @@ class Part:
     def _look(self, number: int, world: World) -> None:
         for choice in common(world):
             self._follow(number, choice, world, 0)
-        for choice in passings(world):
-            self._lead(number, choice, passed(world, choice), world, 0)
+        for choice, after in passings(world):
+            self._lead(number, choice, after, world, 0)
         if self.level < self.surprises:
             for choice in rare(world):
                 self._follow(number, choice, world, 1)
@@ -359,9 +362,7 @@ class Part:
             if wrong is not None:
                 self.found.append(Found(law.__name__, wrong, number, choice))
 
-    def _lead(
-        self, number: int, choice: Choice, after: World, before: World, surprises: int
-    ) -> None:
+    def _lead(self, number: int, choice: Choice, after: World, before: World, surprises: int) -> None:
         packed = pack(after)
         digest = digest_of(packed)
         if number != NOBODY and good(before, choice):

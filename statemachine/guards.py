@@ -311,6 +311,12 @@ def candidate_ended(work: Work) -> bool:
     )
 
 
+def staged_key_gone(work: Work) -> bool:
+    """The new credential cannot be shown to anybody: the store has lost its key. Since revision 2."""
+    event: CredentialProofFailed = work.event
+    return work.since(2) and event.failure_class == "new_key"
+
+
 def hub_may_be_late(work: Work) -> bool:
     """A refusal soon after a new assignment is no verdict, nor one of a certificate that has yet to begin.
 

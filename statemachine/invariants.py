@@ -204,9 +204,7 @@ def timers_are_told(before: Snapshot, stamp: int, event: AnyEvent, decision: Dec
     return None if told == armed else f"told {sorted(told)}, armed {sorted(armed)}"
 
 
-def one_draw_per_certificate(
-    before: Snapshot, stamp: int, event: AnyEvent, decision: Decision
-) -> str | None:
+def one_draw_per_certificate(before: Snapshot, stamp: int, event: AnyEvent, decision: Decision) -> str | None:
     """The instant of renewal is drawn once in a certificate's life."""
     old, new = before.credential, decision.snapshot.credential
     if old is None or new is None or (old.generation, old.sha256) != (new.generation, new.sha256):

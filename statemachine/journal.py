@@ -8,7 +8,7 @@ write the file.
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,9 @@ from statemachine.effects import AnyEffect
 from statemachine.errors import JournalUnreadable
 from statemachine.events import AnyEvent
 from statemachine.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from statemachine.machine import Decision
 
 FORMAT = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -69,6 +72,21 @@ class Record(Struct, frozen=True, kw_only=True, tag_field="type", tag="record", 
 
 
 AnyLine = Header | Checkpoint | Record
+
+
+def record_of(now: int, event: AnyEvent, decision: "Decision") -> Record:
+    """What a decision comes to in the journal. ``now`` is the stamp, Unix milliseconds UTC."""
+    return Record(
+        sequence=decision.snapshot.sequence,
+        now_unix_ms=now,
+        event=event,
+        effects=decision.effects,
+        state=decision.snapshot.state.value,
+        phase=decision.snapshot.phase.value,
+        verdict=decision.verdict,
+        why=decision.why,
+    )
+
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(AnyLine)

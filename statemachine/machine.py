@@ -81,9 +81,7 @@ def step(snapshot: Snapshot, event: AnyEvent, now: int) -> tuple[Snapshot, tuple
     return decision.snapshot, decision.effects
 
 
-def decide(
-    snapshot: Snapshot, event: AnyEvent, now: int, rows: list[Row[Any]] | None = None
-) -> Decision:
+def decide(snapshot: Snapshot, event: AnyEvent, now: int, rows: list[Row[Any]] | None = None) -> Decision:
     """The same, with the verdict and the reason for people. Pure and total.
 
     ``rows`` collects every row that was taken.
@@ -136,9 +134,7 @@ def _decision(work: Work, verdict: Verdict, why: str) -> Decision:
     return Decision(snapshot=work.snapshot, effects=tuple(work.effects), verdict=verdict, why=why)
 
 
-def _run(
-    compiled: Table, work: Work, position: Enum, key: str, taken: list[Row[Any]]
-) -> Row[Any] | None:
+def _run(compiled: Table, work: Work, position: Enum, key: str, taken: list[Row[Any]]) -> Row[Any] | None:
     """Trigger the library; the row that was taken, or None when no guard held."""
     rows = compiled.rows.get((position, key))
     if rows is None:

@@ -42,7 +42,6 @@ from statemachine.environment import (
     NOW,
     Choice,
     Disk,
-    Impossible,
     Late,
     World,
     retired,
@@ -83,6 +82,7 @@ _WRONG = (*_BEHIND[1:], ERRORS["behind"], ERRORS["ahead"], BUILD - NOW)
 "How far the best known time may be from the true one, where it is not right."
 
 E = TypeVar("E", bound=AnyEffect)
+
 
 def canonical(world: World, before: World | None = None) -> World:
     """The one world that stands for all that are like it. A canonical world stands for itself.
@@ -144,9 +144,7 @@ def canonical(world: World, before: World | None = None) -> World:
         if snapshot.budget is old.budget and snapshot.policy == old.policy
         else _budget(snapshot, seen),
         clock=clock,
-        refusals=old.refusals
-        if snapshot.refusals is old.refusals
-        else _refusals(snapshot.refusals, seen),
+        refusals=old.refusals if snapshot.refusals is old.refusals else _refusals(snapshot.refusals, seen),
         reprovisioned_unix_ms=seen.age(snapshot.reprovisioned_unix_ms, rules.REPEAT_MS),
         hold=snapshot.hold,
         foreign_machine=snapshot.foreign_machine,
@@ -170,12 +168,11 @@ def canonical(world: World, before: World | None = None) -> World:
         else Late(
             _effect(late.effect, numbers),
             None if late.stored is None else _stored(late.stored, snapshot, seen, numbers),
-            _at_most(late.newest, numbers),
         ),
     )
 
 
-_NOTHING = Snapshot()
+_NOTHING = Snapshot(refusals=Refusals(count=-1), budget=Budget(spent=-1))
 "Shares nothing with any snapshot but what is empty in both."
 
 
@@ -187,7 +184,7 @@ def _late(world: World, numbers: dict[int, int]) -> Late | None:
             lost = late.stored is None or (late.stored.source == "issued" and generation not in disk.keys)
             return None if lost else late
         case Late(effect=RetireCredential() as effect):
-            left = retired(disk, effect, late.newest).keys
+            left = retired(disk, effect).keys
             return late if any(one in numbers and one not in left for one in disk.keys) else None
     return None
 
@@ -453,9 +450,7 @@ def _effect(effect: E, numbers: dict[int, int]) -> E:
         case PollRegistration():
             key = effect.spki_sha256
             spki = f"k{numbers.get(int(key[1:]), 0)}" if key else ""
-            return structs.replace(
-                effect, attempt=1, operation_id="op", spki_sha256=spki, clock_offset_ms=0
-            )
+            return structs.replace(effect, attempt=1, operation_id="op", spki_sha256=spki, clock_offset_ms=0)
         case ProveCredential():
             return structs.replace(
                 effect, generation=numbers.get(effect.generation, 0), chain_pem=None, clock_offset_ms=0
@@ -465,7 +460,8 @@ def _effect(effect: E, numbers: dict[int, int]) -> E:
                 effect, generation=numbers[effect.generation], chain_pem=None, bundle_pem=None
             )
         case RetireCredential():
-            return RetireCredential(keep=_kept(effect.keep, numbers))
+            newest = None if effect.newest is None else _at_most(effect.newest, numbers)
+            return structs.replace(effect, keep=_kept(effect.keep, numbers), newest=newest)
     return effect
 
 
@@ -530,19 +526,18 @@ _FAR_AHEAD = ("attempt", "window", "expiry", "collect")
 _AGES = ("operation", "assigned", "committed", "refusals", "driven", "reprovisioned", "budget")
 
 
-def passings(world: World) -> Iterator[Choice]:
-    """What may grow older in a canonical world."""
-    for what in ("life", "stored", "late", "candidate", *_AGES, "superseded", "accuracy", *_FAR_AHEAD):
-        if _aged(world, what) is not None:
-            yield Choice("passes", what)
+_PASSINGS = tuple(
+    Choice("passes", what)
+    for what in ("life", "stored", "late", "candidate", *_AGES, "superseded", "accuracy", *_FAR_AHEAD)
+)
 
 
-def passed(world: World, choice: Choice) -> World:
-    """The canonical world in which that has grown older. Raises Impossible."""
-    aged = _aged(world, choice.what)
-    if aged is None:
-        raise Impossible(choice)
-    return canonical(aged)
+def passings(world: World) -> Iterator[tuple[Choice, World]]:
+    """What may grow older in a canonical world, and the canonical world in which it has."""
+    for choice in _PASSINGS:
+        aged = _aged(world, choice.what)
+        if aged is not None:
+            yield choice, canonical(aged, world)
 
 
 def _next_part_ms(begins: int, ends: int) -> int:
@@ -589,11 +584,7 @@ def _aged(world: World, what: str) -> World | None:
                 change = {"candidate": structs.replace(candidate, assigned_unix_ms=old)}
         case "committed":
             credential = snapshot.credential
-            if (
-                credential is not None
-                and not credential.proven
-                and credential.committed_unix_ms == believed
-            ):
+            if credential is not None and not credential.proven and credential.committed_unix_ms == believed:
                 old = believed - rules.HUB_LATE_MS
                 change = {"credential": structs.replace(credential, committed_unix_ms=old)}
         case "refusals":
@@ -639,9 +630,7 @@ def _less_known(snapshot: Snapshot, believed: int) -> dict[str, object]:
             first_unix_ms=snapshot.refusals.first_unix_ms + by_ms,
             driven_unix_ms=snapshot.refusals.driven_unix_ms + by_ms,
         ),
-        "budget": structs.replace(
-            snapshot.budget, since_unix_ms=snapshot.budget.since_unix_ms + by_ms
-        ),
+        "budget": structs.replace(snapshot.budget, since_unix_ms=snapshot.budget.since_unix_ms + by_ms),
         "armed": tuple(
             one
             if one.delay_ms is None and one.at_unix_ms not in (believed, believed + FAR_MS)
@@ -654,9 +643,7 @@ def _less_known(snapshot: Snapshot, believed: int) -> dict[str, object]:
         older = attempt.operation_unix_ms + by_ms
         moved["attempt"] = structs.replace(attempt, operation_unix_ms=older)
     if candidate is not None:
-        moved["candidate"] = structs.replace(
-            candidate, assigned_unix_ms=candidate.assigned_unix_ms + by_ms
-        )
+        moved["candidate"] = structs.replace(candidate, assigned_unix_ms=candidate.assigned_unix_ms + by_ms)
     if credential is not None:
         moved["credential"] = structs.replace(
             credential, committed_unix_ms=credential.committed_unix_ms + by_ms

@@ -65,6 +65,18 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--what-if", metavar="SETTINGS", help=about)
 
 
+def _explore(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    option = parser.add_argument
+    about = "how much may go otherwise than it commonly does (default %(default)s: minutes)"
+    option("--surprises", type=_few, default=1, metavar="N", help=about)
+    option("--jobs", type=_jobs, metavar="N", help="processes side by side (default: one for each processor)")
+    about = "give up beyond so many worlds (default: no bound; a million takes about 2 GiB)"
+    option("--most", type=_sequence, metavar="N", help=about)
+    about = "where the way to a violation is written, as a journal (default: the current directory)"
+    option("--journal", metavar="FILE", help=about)
+
+
 def _show(parser: argparse.ArgumentParser) -> None:
     _files(parser)
     about = "leave out the records before this one"
@@ -153,6 +165,14 @@ def _seconds(text: str) -> float:
 
 def _count(text: str) -> int:
     return _number(int, text, 0, 10_000, "a count")
+
+
+def _few(text: str) -> int:
+    return _number(int, text, 0, 9, "a number of surprises")
+
+
+def _jobs(text: str) -> int:
+    return _number(int, text, 1, 64, "a number of processes")
 
 
 def _sequence(text: str) -> int:
@@ -250,6 +270,13 @@ IDENTITYD: Sequence[Command] = (
         code="adapters.cli.journal:replay",
         example="identityd replay journal-000000000001.jsonl journal.jsonl",
         arguments=_replay,
+    ),
+    Command(
+        words="explore",
+        summary="look at every state that can be reached, and check what must hold in all of them",
+        code="adapters.cli.explore:main",
+        example="identityd explore --surprises 1",
+        arguments=_explore,
     ),
     Command(
         words="simulate",

@@ -5,14 +5,19 @@ import errno
 import os
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
+
+from adapters.ports import Clock
 
 DRAWS = 1_000_000
 RECHECK_S = 60
 "Where the kernel cannot say that its clock was set, it is looked at this often."
-UNSYNCHRONISED_RECHECK_S = 120
-"The kernel does not announce that its clock became disciplined, so until then it is asked."
+FIRST_RECHECK_S, UNSYNCHRONISED_RECHECK_S = 2, 120
+"""The kernel does not announce that its clock became disciplined, so until then it is asked: soon after a
+start and after the clock was set, for that is when a time service says so, and then ever less often."""
 
 _STA_UNSYNC = 0x0040  # linux/timex.h
 _CANCEL_FLAGS = 0x1 | 0x2  # TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, linux/timerfd.h
@@ -72,22 +77,42 @@ class SystemChance:
 
 
 class SystemClockChanges:
-    """Fills ``timers.ClockChanges``: a timerfd that is cancelled when the clock is set, or after a sleep."""
+    """Fills ``timers.ClockChanges``. ``until_set`` returns when the clock was set, or after a sleep.
 
-    def __init__(self, clock: SystemClock) -> None:
+    It raises OSError where nobody can say so; the clock is then looked at every minute.
+    """
+
+    def __init__(self, clock: Clock, until_set: Callable[[], Awaitable[None]] | None = None) -> None:
         self._clock = clock
+        self._until_set = self._watch if until_set is None else until_set
+        self._began = False
+        self._recheck_s = FIRST_RECHECK_S
 
     async def wait(self) -> None:
-        """Returns when the clock may have been set or may have become disciplined."""
-        bound = float("inf") if self._clock.kernel_synchronised() else UNSYNCHRONISED_RECHECK_S
-        try:
-            handle = open_set_watch(self._clock.now_unix_ms() // 1000)
-        except OSError:
-            await trio.sleep(RECHECK_S)
+        """Returns when the clock may have been set or may have become disciplined, and once at the beginning.
+
+        Whoever waits looked before there was a watch, and would not hear of a step in between.
+        """
+        if not self._began:
+            self._began = True
             return
+        bound: float = inf
+        if self._clock.kernel_synchronised():
+            self._recheck_s = FIRST_RECHECK_S
+        else:
+            bound = self._recheck_s
+            self._recheck_s = min(self._recheck_s * 4, UNSYNCHRONISED_RECHECK_S)
         try:
             with trio.move_on_after(bound):
-                await trio.lowlevel.wait_readable(handle)
+                await self._until_set()
+                self._recheck_s = FIRST_RECHECK_S
+        except OSError:
+            await trio.sleep(min(bound, RECHECK_S))
+
+    async def _watch(self) -> None:
+        handle = open_set_watch(self._clock.now_unix_ms() // 1000)
+        try:
+            await trio.lowlevel.wait_readable(handle)
         finally:
             os.close(handle)
 

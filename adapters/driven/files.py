@@ -1,5 +1,6 @@
 """Small plain files read with suspicion, and file-system errors in our words."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -64,14 +65,34 @@ def read_file(path: str, limit: int, *, follow: bool = False) -> bytes | None:
 
 
 def make_durable_directory(directory: str) -> None:
-    """As ``durable.make_private``, and synced: what is durable below must not vanish with a directory."""
+    """As ``durable.make_private``, and synced: what is durable below must not vanish with a directory.
+
+    One that cannot be synced is removed again: whoever finds it there takes it for durable. Raises OSError.
+    """
     missing = []
     while not os.path.isdir(directory):
         missing.append(directory)
         directory = os.path.dirname(directory) or "."
     for path in reversed(missing):
         make_private(path)
-        sync_directory(os.path.dirname(path) or ".")
+        try:
+            sync_directory(os.path.dirname(path) or ".")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            raise
+
+
+def settle_directory(directory: str) -> None:
+    """Sync what is above ``directory``: a process that made some of it may have been killed before it could.
+
+    Within its file system, up to the first directory that we could have made nothing in. Raises OSError.
+    """
+    while not os.path.ismount(directory):
+        directory = os.path.dirname(directory)
+        if not os.access(directory, os.R_OK | os.W_OK):
+            break
+        sync_directory(directory)
 
 
 def remove_tree(path: str) -> None:

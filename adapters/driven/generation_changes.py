@@ -240,13 +240,20 @@ class GenerationChanges:
     # --- retire --------------------------------------------------------------------------------------
 
     def retire(self, effect: RetireCredential) -> None:
-        """Remove all that is neither kept nor current; goes on past what cannot be removed, then raises."""
+        """Remove all that is neither kept, current, nor younger than what was asked of.
+
+        Goes on past what cannot be removed, then raises.
+        """
         pointer = self.layout.pointer()
         if pointer.problem is not None:
             # Nobody knows what is current, so anything may be it.
             raise _refused("pointer-damaged", f"{pointer.problem}; restart the service to repair it")
         kept = {str(generation) for generation in (*effect.keep, pointer.generation)}
-        superseded = [str(number) for number in self.layout.generations() if str(number) not in kept]
+        superseded = [
+            str(number)
+            for number in self.layout.generations()
+            if str(number) not in kept and (effect.newest is None or number <= effect.newest)
+        ]
         failure: OSError | None = None
         for name in [*self.layout.leftovers(), *superseded]:
             path = os.path.join(self.layout.root, name)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import stat
 
-from adapters.driven.files import make_durable_directory, remove_tree, unavailable
+from adapters.driven.files import make_durable_directory, remove_tree, settle_directory, unavailable
 from adapters.driven.generation_changes import GenerationChanges
 from adapters.driven.generations import ASSIGNMENT, LIMITS, NEW, Damaged, Layout
 from adapters.errors import bounded
@@ -25,8 +25,12 @@ def repair(changes: GenerationChanges) -> tuple[str, ...]:
 
 
 def _make_directories(changes: GenerationChanges, notes: list[str]) -> None:
-    for directory in (changes.layout.root, changes.layout.certs, changes.layout.keys):
+    layout = changes.layout
+    for directory in (layout.root, layout.certs, layout.keys):
         make_durable_directory(directory)
+        if layout.pointer().generation is None:
+            # Nothing was promised yet. Once it is, all of this is on disk, and starts need not care.
+            settle_directory(directory)
 
 
 def _sweep(changes: GenerationChanges, notes: list[str]) -> None:

@@ -1,5 +1,6 @@
 """IoT Hub, asked whether it accepts a credential. Fills ``ports.Hub``."""
 
+import ssl
 from collections.abc import Callable, Mapping
 
 import trio
@@ -88,12 +89,13 @@ class HubProver:
                 tracking_id=error.tracking_id,
             )
         except AdapterError as exc:
+            unusable = effect.issued and _unusable(exc)
             return CredentialProofFailed(
                 answers=effect_id,
                 server_date_unix_ms=date,
                 generation=effect.generation,
-                refused=exc.code == _ALERT,
-                failure_class=exc.failure_class,
+                refused=exc.code == _ALERT or unusable,
+                failure_class="new_key" if unusable else exc.failure_class,
                 code=exc.code,
                 message=exc.message,
                 retry_after_ms=exc.retry_after_ms,
@@ -110,3 +112,11 @@ class HubProver:
             chain_pem=effect.chain_pem,
             distrust=self._distrusted(),
         )
+
+
+def _unusable(exc: AdapterError) -> bool:
+    """Our own TLS library will not present it, so that no hub can ever accept it.
+
+    Not when its files could not be read: that may pass.
+    """
+    return exc.code == "client-credential-unusable" and isinstance(exc.__cause__, ssl.SSLError)

@@ -26,6 +26,7 @@ from adapters.driven.files import (
     open_plain,
     read_file,
     remove_tree,
+    settle_directory,
     unavailable,
 )
 from adapters.durable import sync_directory, write_synced
@@ -182,8 +183,10 @@ class JournalFile:
             if os.path.lexists(self.active_path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.active_path)
             make_durable_directory(self.directory)
+            settle_directory(self.directory)
             self._making_room(lambda: self._replace_active(head))
-            self._sync_directory()
+            with self._closed_on_failure():
+                self._sync_directory()
 
     def resume(self) -> None:
         """Go on at the end of the active file, which is whole. Raises StoreUnavailable."""
@@ -194,9 +197,10 @@ class JournalFile:
                 self._length = content.rfind(b"\n") + 1  # what has no end was never durable
                 self._first = self._first_sequence(content)
                 handle = self._reopen()
-                # What the last process wrote but did not get to sync is now relied upon.
-                os.fsync(handle)
-                sync_directory(self.directory)
+                with self._closed_on_failure():
+                    # What the last process wrote but did not get to sync is now relied upon.
+                    os.fsync(handle)
+                    sync_directory(self.directory)
                 self._ready = True
 
     async def append(self, line: bytes) -> None:
@@ -345,6 +349,16 @@ class JournalFile:
             self._close()
             self._ready = False
 
+    @contextlib.contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """Whoever opens the journal again makes another object; nobody would close what this one holds."""
+        try:
+            yield
+        except OSError:
+            self._close()
+            self._ready = False
+            raise
+
     def _close(self) -> None:
         if self._handle is not None:
             with contextlib.suppress(OSError):
@@ -376,6 +390,8 @@ class JournalFile:
             os.fsync(handle)
             if closed is not None:
                 os.link(self.active_path, closed)
+                # On disk before the rename is: else a power cut could leave the new name without this one.
+                sync_directory(self.directory)
             os.rename(fresh, self.active_path)
         except OSError:
             os.close(handle)

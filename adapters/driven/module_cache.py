@@ -8,6 +8,7 @@ is not what its name says, is left alone with a warning: it is never a reason to
 Methods run in worker threads, those that change something one after the other. They raise StoreUnavailable.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -21,6 +22,7 @@ import trio
 
 from adapters.driven.files import make_durable_directory, read_file, remove_tree, unavailable
 from adapters.driven.hub_modules import Where
+from adapters.driven.settled import Settled
 from adapters.durable import replace_file, sync_directory
 from adapters.errors import RequestRefused
 from adapters.wire.hub import MAX_MODULES, Module, check_module_id
@@ -58,6 +60,7 @@ class ModuleCache:
         self.root = os.path.join(state_dir, "modules")
         self._writer = trio.CapacityLimiter(1)
         self._warned: set[str] = set()
+        self._settled = Settled()
 
     async def read(self, where: Where, module_id: str) -> Module | None:
         return await self._look(self._read, self._path(where, module_id), where)
@@ -130,8 +133,11 @@ class ModuleCache:
                 path = os.path.join(directory, name)
                 # The directory says whose it is: the hub's spelling of our own id is of no interest.
                 content = msgspec.json.encode(msgspec.structs.replace(module, device_id=where.device_id))
-                if self._content(path) != content:
-                    make_durable_directory(directory)
+                if self._content(path) == content:
+                    self._settled.settle(directory)
+                    continue
+                make_durable_directory(directory)
+                with self._settled.changing(directory):
                     replace_file(path, content)
         except OSError as exc:
             raise unavailable(exc, directory) from exc
@@ -148,7 +154,9 @@ class ModuleCache:
 
     def _remove(self, path: str) -> None:
         try:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            # Also when it was gone: an earlier try may have got no further than that.
             sync_directory(os.path.dirname(path))
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -159,9 +167,12 @@ class ModuleCache:
         kept = directory_name(where)
         try:
             names = [name for name in os.listdir(self.root) if name != kept and _DIRECTORY.fullmatch(name)]
-            for name in names:
-                remove_tree(os.path.join(self.root, name))
-            if names:
+            if not names:
+                self._settled.settle(self.root)
+                return
+            with self._settled.changing(self.root):
+                for name in names:
+                    remove_tree(os.path.join(self.root, name))
                 sync_directory(self.root)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.ENOTDIR):

@@ -8,6 +8,7 @@ import os
 
 from adapters.driven.files import make_durable_directory, remove_tree
 from adapters.driven.generations import BUNDLE, CHAIN, KEY, NEW, Layout, certificate_file_name
+from adapters.driven.settled import Settled
 from adapters.durable import sync_directory
 
 _TEMPORARY = f"link{NEW}"
@@ -18,6 +19,7 @@ class PublishedNames:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self._settled = Settled()
 
     def show(self, bundle_id: str | None = None, *, over_files: bool = False) -> None:
         """Make what is missing: certificate, key, and the bundle under its id.
@@ -54,7 +56,13 @@ class PublishedNames:
         directory = os.path.dirname(link)
         target = self.layout.target(directory, name)
         if os.path.islink(link) and os.readlink(link) == target:
+            self._settled.settle(directory)
             return
+        with self._settled.changing(directory):
+            self._make(link, target)
+
+    def _make(self, link: str, target: str) -> None:
+        directory = os.path.dirname(link)
         make_durable_directory(directory)
         temporary = os.path.join(directory, _TEMPORARY)
         remove_tree(temporary)

@@ -1,8 +1,9 @@
 """Armed names become events. Fills ``ports.Timers``.
 
 A deadline is an instant of the wall clock, a delay is elapsed time. The task sleeps until the earliest
-of them, however far, and is woken when a name is armed or the wall clock was set. A step of the clock
-is posted before the deadlines it made due, so that they are judged with it known.
+of them, however far, and is woken when a name is armed or the wall clock was set. That it was set is
+posted before the deadlines this made due. How far it was is said by ``look``, to whoever stamps events:
+one that waited in the inbox across a step would be judged by the new time with the step not known yet.
 """
 
 import math
@@ -47,6 +48,9 @@ class TrioTimers:
         self._armed: dict[Timer, _Armed] = {}
         self._order = 0
         self._woken = trio.Event()
+        self._offset: int | None = None
+        "Wall minus elapsed time at the last look; None before the first."
+        self._synchronised = False
 
     def arm_deadline(self, effect: ArmDeadline) -> None:
         self._arm(effect.name, effect.at_unix_ms, wall=True)
@@ -57,6 +61,14 @@ class TrioTimers:
     def disarm(self, effect: Disarm) -> None:
         self._armed.pop(effect.name, None)
 
+    def look(self) -> ClockObserved | None:
+        """What became of the clock since the last look; None when that is no news."""
+        synchronised, jump = self._clock.kernel_synchronised(), self._jump_ms()
+        if self._offset is None or (abs(jump) < STEP_MS and synchronised == self._synchronised):
+            return None
+        self._offset, self._synchronised = self._offset + jump, synchronised
+        return ClockObserved(kernel_synchronised=synchronised, jump_ms=jump)
+
     def clock_changed(self) -> None:
         """Look at the clock now."""
         self._woken.set()
@@ -65,16 +77,13 @@ class TrioTimers:
         async with trio.open_nursery() as nursery:
             if self._changes is not None:
                 nursery.start_soon(self._watch, self._changes)
+            self._offset, self._synchronised = self._offset_ms(), self._clock.kernel_synchronised()
             task_status.started()
-            offset = self._offset_ms()
-            synchronised = self._clock.kernel_synchronised()
             while True:
                 self._woken = trio.Event()
-                jump = self._offset_ms() - offset
-                before, synchronised = synchronised, self._clock.kernel_synchronised()
-                if abs(jump) >= STEP_MS or synchronised != before:
-                    offset += jump
-                    post(ClockObserved(kernel_synchronised=synchronised, jump_ms=jump))
+                synchronised = self._clock.kernel_synchronised()
+                if abs(self._jump_ms()) >= STEP_MS or synchronised != self._synchronised:
+                    post(ClockObserved(kernel_synchronised=synchronised))
                 for name in self._take_due():
                     post(DeadlinePassed(name=name))
                 with trio.move_on_after(self._sleep_s()):
@@ -89,6 +98,9 @@ class TrioTimers:
         self._order += 1
         self._armed[name] = _Armed(self._order, at_ms, wall)
         self._woken.set()
+
+    def _jump_ms(self) -> int:
+        return 0 if self._offset is None else self._offset_ms() - self._offset
 
     def _offset_ms(self) -> int:
         """Wall time minus elapsed time. A pause between the two readings must not look like a step."""

@@ -137,7 +137,8 @@ class MemoryStore(Peer):
     def _retire(self, effect_id: str, effect: RetireCredential) -> CredentialRetired | CredentialRetireFailed:
         current = () if self.current is None else (self.current.generation,)
         for number in self.generations.keys() - {*effect.keep, *current}:
-            del self.generations[number]
+            if effect.newest is None or number <= effect.newest:
+                del self.generations[number]
         return CredentialRetired(answers=effect_id)
 
     def _flip(self, current: StoredCredential | None) -> None:

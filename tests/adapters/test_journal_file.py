@@ -511,7 +511,8 @@ def test_a_fault_at_every_call_of_a_rotation_loses_nothing(tmp_path):
 def test_a_renaming_that_is_not_durable_keeps_appends_from_being_called_so(home):
     journal = opened(home)
     journal.append_now(record(1))
-    with Disk(fail_at=2, error=errno.EIO, lasting=True, only=("fsync",)):
+    # Before it are synced: the new file, and the old one's second name.
+    with Disk(fail_at=3, error=errno.EIO, lasting=True, only=("fsync",)):
         journal.rotate_now(HEAD)
         with pytest.raises(StoreUnavailable):
             journal.append_now(record(2))

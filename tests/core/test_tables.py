@@ -1041,6 +1041,15 @@ CASES = (
         rows=ATTEMPT,
     ),
     Case(
+        "The key of the new credential is gone",
+        at(renewing, PROVING),
+        denies(ProveCredential, failure_class="new_key"),
+        E,
+        IDLE,
+        "keep 1; arm attempt",
+        rows=ATTEMPT,
+    ),
+    Case(
         "The hub that DPS named cannot be reached for long",
         after(polling(renewing), answers(PollRegistration, assigned_hub="other.example")),
         denies(ProveCredential, after_ms=15 * MINUTE),

@@ -47,7 +47,7 @@ from statemachine.events import (
     Started,
     StoredCredential,
 )
-from statemachine.journal import Record
+from statemachine.journal import record_of as record_of
 from statemachine.machine import RULES_REVISION, Decision, decide
 from statemachine.settings import ManualAssignment, PolicySettings
 from statemachine.snapshot import Outstanding, Snapshot
@@ -198,7 +198,8 @@ class Store:
         return True
 
     def retire(self, effect: RetireCredential):
-        kept = {*effect.keep, self.current}
+        younger = (one for one in self.keys if effect.newest is not None and one > effect.newest)
+        kept = {*effect.keep, self.current, *younger}
         self.keys = {number: key for number, key in self.keys.items() if number in kept}
         self.committed = {number: one for number, one in self.committed.items() if number in kept}
 
@@ -492,17 +493,3 @@ def wishes(decision: Decision) -> list[str]:
 def asked(decision: Decision):
     """The effects that must be answered."""
     return [effect for effect in decision.effects if isinstance(effect, Asking)]
-
-
-def record_of(now: int, event: AnyEvent, decision: Decision) -> Record:
-    """As the runtime writes it."""
-    return Record(
-        sequence=decision.snapshot.sequence,
-        now_unix_ms=now,
-        event=event,
-        effects=decision.effects,
-        state=decision.snapshot.state.value,
-        phase=decision.snapshot.phase.value,
-        verdict=decision.verdict,
-        why=decision.why,
-    )

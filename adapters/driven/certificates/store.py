@@ -121,7 +121,9 @@ class CertificateFiles:
                 raise
             return  # nothing can be filed under such an id
         try:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            # Also when it was gone: an earlier try may have got no further than that.
             sync_directory(os.path.dirname(path))
         except (FileNotFoundError, NotADirectoryError):
             return

@@ -109,6 +109,8 @@ class EmbeddedKeys:
             self._files.write(place, material)
         elif self._files.read(place) is None:
             self._files.write(place, secrets.token_bytes(KEY_BYTES))
+        else:
+            self._files.settle(place)
         return handle
 
     async def load_key(self, key_id: str) -> str:
@@ -130,11 +132,15 @@ class EmbeddedKeys:
                     x509.new_key, algorithm, limiter=self._generations, abandon_on_cancel=True
                 )
                 return await self._change(self._store_pair, place, pem)
-            return await self._use(self._handle, PairHandle(key_id))
+            return await self._use(self._keep_pair, place)
 
     def _has_pair(self, place: Place) -> bool:
         """Raises StoreUnavailable for something else under that name, which is not replaced."""
         return self._stored_pair(place) is not None
+
+    def _keep_pair(self, place: Place) -> str:
+        self._files.settle(place)
+        return self._handle(PairHandle(place.key_id))
 
     def _store_pair(self, place: Place, pem: bytes) -> str:
         handle = self._handle(PairHandle(place.key_id))
@@ -291,6 +297,8 @@ class EmbeddedKeys:
                         raise invalid_handle()  # no handle was ever made, or all are lost with their key
                     found = secrets.token_bytes(KEY_BYTES)
                     self._files.write(place, found)
+                else:
+                    self._files.settle(place, ours_only=True)
                 self._validation_key = found
             return self._validation_key
 

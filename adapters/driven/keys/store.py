@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from adapters.driven.files import make_durable_directory, read_file, unavailable
 from adapters.driven.generations import NAME_MAX_BYTES, key_file_name
+from adapters.driven.settled import Settled
 from adapters.durable import replace_file, sync_directory
 from adapters.errors import RequestRefused, StoreUnavailable, bounded
 
@@ -51,6 +52,7 @@ class KeyFiles:
     def __init__(self, keyd_home: str, preloaded: Preloaded) -> None:
         self.directory = os.path.join(keyd_home, "keys")
         self._preloaded = preloaded
+        self._settled = Settled()
 
     def place(self, key_id: str) -> Place:
         """Touches no disk. Raises RequestRefused (parameter ``id``) for an id nothing can be filed under."""
@@ -91,15 +93,33 @@ class KeyFiles:
         try:
             if not place.preloaded:
                 make_durable_directory(self.directory)
-            replace_file(path, content)
+            with self._settled.changing(os.path.dirname(path)):
+                replace_file(path, content)
         except OSError as exc:
             raise unavailable(exc, path) from exc
+
+    def settle(self, place: Place, *, ours_only: bool = False) -> None:
+        """Of a key that was found: durable on return, as if it had been written. Raises StoreUnavailable.
+
+        ``ours_only`` leaves out what an earlier process may not have brought to disk.
+        """
+        if place.preloaded:
+            return
+        try:
+            if ours_only:
+                self._settled.finish(self.directory)
+            else:
+                self._settled.settle(self.directory)
+        except OSError as exc:
+            raise unavailable(exc, place.path) from exc
 
     def delete(self, place: Place) -> None:
         """Durable on return; nothing there is fine. Raises RequestRefused and StoreUnavailable."""
         _refuse_inline(place)
         try:
-            os.unlink(place.path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place.path)
+            # Also when it was gone: an earlier try may have got no further than that.
             sync_directory(os.path.dirname(place.path))
         except (FileNotFoundError, NotADirectoryError):
             return
