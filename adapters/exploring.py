@@ -125,10 +125,11 @@ def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
     pipes, workers = [], []
     for index in range(jobs):
         ours, theirs = context.Pipe()
-        worker = context.Process(target=_work, args=(theirs, surprises, index, jobs), daemon=True)
+        pipes.append(ours)
+        arguments = (theirs, tuple(pipes), surprises, index, jobs)
+        worker = context.Process(target=_work, args=arguments, daemon=True)
         worker.start()
         theirs.close()
-        pipes.append(ours)
         workers.append(worker)
     try:
         yield _Crew(pipes)
@@ -139,8 +140,13 @@ def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
             worker.join()
 
 
-def _work(pipe: Connection, surprises: int, index: int, parts: int) -> None:
+def _work(
+    pipe: Connection, inherited: tuple[Connection, ...], surprises: int, index: int, parts: int
+) -> None:
     """One part, told what to do next; ends when nobody is there any more."""
+    for other in inherited:
+        # The other ends came along; held here, they would keep every worker waiting for a parent that is gone.
+        other.close()
     part = Part(surprises=surprises, index=index, parts=parts)
     if index == 0:
         part.begin()

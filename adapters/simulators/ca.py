@@ -10,7 +10,8 @@ import binascii
 import datetime
 import ipaddress
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -27,20 +28,76 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 CA_LIFE_S = 20 * 365 * 86_400
 SERVER_LIFE_S = 397 * 86_400
 DAY_S = 86_400
+HOUR_S, YEAR_S = 3_600, 365 * DAY_S
+WEAK_BITS = 1024
+MANY = 17
 
 Flaw = Literal[
     "wrong_key",
     "wrong_subject",
     "expired",
     "not_yet_valid",
+    "inverted",
     "ca_leaf",
+    "wrong_usage",
+    "weak_key",
+    "other_issuer",
     "missing_intermediate",
     "reordered",
+    "duplicated",
+    "extra_certificate",
+    "too_many",
     "truncated_pem",
+    "garbage_pem",
+    "wrong_base64",
+    "empty_chain",
 ]
-FLAWS: tuple[Flaw, ...] = get_args(Flaw)
+FLAWS: Mapping[Flaw, str] = {
+    "wrong_key": "the leaf is for another key than that of the CSR",
+    "wrong_subject": "the leaf names somebody else",
+    "expired": "the leaf ended a minute ago",
+    "not_yet_valid": "the leaf begins in `seconds` (3600)",
+    "inverted": "the leaf ends at the instant it begins",
+    "ca_leaf": "the leaf is a CA certificate",
+    "wrong_usage": "the leaf is for servers only",
+    "weak_key": "the issuing CA has an RSA key of 1024 bits",
+    "other_issuer": "another root than the one the hub trusts issued it",
+    "missing_intermediate": "the issuing CA is left out",
+    "reordered": "root first, leaf last",
+    "duplicated": "each certificate comes twice",
+    "extra_certificate": "one that has nothing to do with the others is among them",
+    "too_many": "seventeen different certificates",
+    "truncated_pem": "the leaf is cut off in the middle",
+    "garbage_pem": "well-formed base64 of something else",
+    "wrong_base64": "characters that are none of base64",
+    "empty_chain": "there, but empty",
+}
+ENCODED: frozenset[Flaw] = frozenset({"truncated_pem", "garbage_pem", "wrong_base64", "empty_chain"})
+"Flaws of how the chain is written down, not of its certificates."
+
+ServerFlaw = Literal[
+    "expired",
+    "not_yet_valid",
+    "other_name",
+    "untrusted",
+    "self_signed",
+    "missing_intermediate",
+    "wrong_usage",
+    "weak_key",
+]
+SERVER_FLAWS: Mapping[ServerFlaw, str] = {
+    "expired": "ended an hour ago",
+    "not_yet_valid": "begins in a year",
+    "other_name": "for elsewhere.example",
+    "untrusted": "from a root nobody was told of",
+    "self_signed": "signed by itself",
+    "missing_intermediate": "sent without the issuing CA",
+    "wrong_usage": "for clients only",
+    "weak_key": "with an RSA key of 1024 bits",
+}
 
 DevicePublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+IssuingKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class CsrProblem(Exception):
@@ -89,16 +146,7 @@ class Authority:
     def __init__(self, root: x509.Certificate, root_key: ec.EllipticCurvePrivateKey) -> None:
         self.root = root
         self._root_key = root_key
-        self._key = ec.generate_private_key(ec.SECP384R1())
-        builder = _builder(
-            _name("issuing CA"), root.subject, self._key.public_key(), root_key.public_key()
-        ).serial_number(x509.random_serial_number())
-        self.issuing = (
-            _authority(builder, path_length=0)
-            .not_valid_before(root.not_valid_before_utc)
-            .not_valid_after(root.not_valid_after_utc)
-            .sign(root_key, SHA384())
-        )
+        self.issuing, self._key = self._issuing(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
     def create(cls, now_unix_s: float) -> "Authority":
@@ -125,20 +173,37 @@ class Authority:
         """Secret: the root's key."""
         return private_pem(self._root_key)
 
-    def server_chain(self, now_unix_s: float) -> tuple[bytes, bytes]:
+    def server_chain(self, now_unix_s: float, flaw: ServerFlaw | None = None) -> tuple[bytes, bytes]:
         """Chain and key, both PEM, for localhost; begun a day ago so that a slow clock can connect."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        if flaw == "untrusted":
+            return Authority.create(now_unix_s).server_chain(now_unix_s)
+        key: IssuingKey = ec.generate_private_key(ec.SECP256R1())
+        if flaw == "weak_key":
+            key = rsa.generate_private_key(public_exponent=65537, key_size=WEAK_BITS)
+        start_s, end_s = now_unix_s - DAY_S, now_unix_s + SERVER_LIFE_S
+        if flaw == "expired":
+            end_s = now_unix_s - HOUR_S
+        elif flaw == "not_yet_valid":
+            start_s, end_s = now_unix_s + YEAR_S, now_unix_s + YEAR_S + SERVER_LIFE_S
         names: list[x509.GeneralName] = [x509.DNSName("localhost")]
         names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
+        if flaw == "other_name":
+            names = [x509.DNSName("elsewhere.example")]
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if flaw == "wrong_usage" else ExtendedKeyUsageOID.SERVER_AUTH
+        subject = x509.Name([_cn("localhost")])
+        issuer, issuer_key = self.issuing.subject, self._key
+        if flaw == "self_signed":
+            issuer, issuer_key = subject, key
         leaf = (
-            self._leaf_builder(x509.Name([_cn("localhost")]), key.public_key(), ca=False)
+            _end_entity(subject, issuer, key.public_key(), issuer_key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .not_valid_before(_utc(int(now_unix_s) - DAY_S))
-            .not_valid_after(_utc(int(now_unix_s) + SERVER_LIFE_S))
-            .sign(self._key, SHA384())
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .not_valid_before(_utc(int(start_s)))
+            .not_valid_after(_utc(int(end_s)))
+            .sign(issuer_key, SHA384())
         )
-        return pem(leaf) + pem(self.issuing), private_pem(key)
+        alone = flaw in ("self_signed", "missing_intermediate")
+        return pem(leaf) + (b"" if alone else pem(self.issuing)), private_pem(key)
 
     def issue(
         self,
@@ -149,59 +214,74 @@ class Authority:
         flaw: Flaw | None = None,
         ahead_s: float = 3600.0,
     ) -> list[x509.Certificate]:
-        """Leaf, issuing CA, root. ``ahead_s`` is how far `not_yet_valid` lies in the future."""
+        """Leaf, issuing CA, root. ``ahead_s`` is how far `not_yet_valid` lies in the future.
+
+        Flaws in ``ENCODED`` are left to whoever writes the chain down.
+        """
+        if flaw == "other_issuer":
+            other = Authority.create(now_unix_s)
+            return other.issue(csr, now_unix_s=now_unix_s, lifetime_s=lifetime_s)
         subject, public_key = csr.subject, csr.public_key
-        start_s = now_unix_s
+        start_s, end_s = now_unix_s, now_unix_s + lifetime_s
         if flaw == "wrong_subject":
             subject = x509.Name([_cn("somebody-else")])
         elif flaw == "wrong_key":
             public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
         elif flaw == "expired":
-            start_s = now_unix_s - lifetime_s - 60
+            start_s, end_s = now_unix_s - lifetime_s - 60, now_unix_s - 60
         elif flaw == "not_yet_valid":
-            start_s = now_unix_s + ahead_s
+            start_s, end_s = now_unix_s + ahead_s, now_unix_s + ahead_s + lifetime_s
+        elif flaw == "inverted":
+            start_s = end_s = math.floor(now_unix_s)
+        issuing, issuing_key = self.issuing, self._key
+        if flaw == "weak_key":
+            issuing, issuing_key = self._issuing(
+                rsa.generate_private_key(public_exponent=65537, key_size=WEAK_BITS)
+            )
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if flaw == "wrong_usage" else ExtendedKeyUsageOID.CLIENT_AUTH
         leaf = (
-            self._leaf_builder(subject, public_key, ca=flaw == "ca_leaf")
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            _end_entity(subject, issuing.subject, public_key, issuing_key.public_key(), ca=flaw == "ca_leaf")
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .not_valid_before(_utc(math.floor(start_s)))
-            .not_valid_after(_utc(math.ceil(start_s + lifetime_s)))
-            .sign(self._key, SHA384())
+            .not_valid_after(_utc(math.ceil(end_s)))
+            .sign(issuing_key, SHA384())
         )
-        if flaw == "missing_intermediate":
-            return [leaf, self.root]
-        chain = [leaf, self.issuing, self.root]
-        return chain[::-1] if flaw == "reordered" else chain
+        chain = [leaf, issuing, self.root]
+        match flaw:
+            case "missing_intermediate":
+                return [leaf, self.root]
+            case "reordered":
+                return chain[::-1]
+            case "duplicated":
+                return [twice for one in chain for twice in (one, one)]
+            case "extra_certificate":
+                return [leaf, _foreign_root(now_unix_s), issuing, self.root]
+            case "too_many":
+                return [*chain, *(_foreign_root(now_unix_s) for _ in range(MANY - len(chain)))]
+            case _:
+                return chain
 
     def has_issued(self, certificate: x509.Certificate) -> bool:
         """Whether its issuer is this authority by name; TLS has verified the chain before."""
         return certificate.issuer == self.issuing.subject
 
-    def _leaf_builder(
-        self, subject: x509.Name, public_key: DevicePublicKey, *, ca: bool
-    ) -> x509.CertificateBuilder:
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            key_cert_sign=ca,
-            crl_sign=False,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
+    def _issuing(self, key: IssuingKey) -> tuple[x509.Certificate, IssuingKey]:
+        """An issuing CA below the root, with that key."""
+        builder = _builder(
+            _name("issuing CA"), self.root.subject, key.public_key(), self._root_key.public_key()
+        ).serial_number(x509.random_serial_number())
+        certificate = (
+            _authority(builder, path_length=0)
+            .not_valid_before(self.root.not_valid_before_utc)
+            .not_valid_after(self.root.not_valid_after_utc)
+            .sign(self._root_key, SHA384())
         )
-        return (
-            _builder(subject, self.issuing.subject, public_key, self._key.public_key())
-            .serial_number(x509.random_serial_number())
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-        )
+        return certificate, key
 
 
 def foreign_root_pem(now_unix_s: float) -> str:
     """A certificate for a trust bundle, another one each time."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    return pem(_root_certificate("bundle root", key, now_unix_s)).decode()
+    return pem(_foreign_root(now_unix_s)).decode()
 
 
 def certificates_in(pem_bytes: bytes) -> list[str]:
@@ -219,9 +299,13 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     """PKCS#8 without a password. Secret."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _foreign_root(now_unix_s: float) -> x509.Certificate:
+    return _root_certificate("bundle root", ec.generate_private_key(ec.SECP256R1()), now_unix_s)
 
 
 def _root_certificate(role: str, key: ec.EllipticCurvePrivateKey, now_unix_s: float) -> x509.Certificate:
@@ -239,7 +323,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: DevicePublicKey,
-    issuer_key: ec.EllipticCurvePublicKey,
+    issuer_key: DevicePublicKey,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -248,6 +332,33 @@ def _builder(
         .public_key(public_key)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+    )
+
+
+def _end_entity(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: DevicePublicKey,
+    issuer_key: DevicePublicKey,
+    *,
+    ca: bool = False,
+) -> x509.CertificateBuilder:
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=ca,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        _builder(subject, issuer, public_key, issuer_key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
     )
 
 

@@ -9,24 +9,23 @@ One port serves both services; devices are assigned to ``localhost:PORT``. Besid
 """
 
 import logging
-import os
 import socket
-import ssl
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from adapters.simulators import ca
+from adapters.simulators.contexts import Contexts
+from adapters.simulators.doors import guarded
 from adapters.simulators.dps import DIALECTS, PLAIN, Behaviour, Dps
 from adapters.simulators.faults import Fault, Faults, FaultsInvalid, parse_faults
 from adapters.simulators.hub import Hub
 from adapters.simulators.request_log import RequestLog
 from adapters.simulators.state import CloudError, State
-from adapters.wire.http_server import Request, Response, ServerLimits, error_response, serve
+from adapters.wire.http_server import Request, Response, ServerLimits, error_response, http_date, serve
 
 LIMITS = ServerLimits(connections=512, body_bytes=96 * 1024)
 "DPS takes messages of 96 KB."
@@ -104,12 +103,9 @@ async def _run(
         for listener in listeners:
             listener.socket.close()
         raise CloudError(f"{state.root} cannot be written: {exc.strerror}") from exc
-    cloud = _Cloud(state, behaviour, faults, f"localhost:{port}", now)
-    contexts = _Contexts(state, now())
+    cloud = Cloud(state, behaviour, faults, f"localhost:{port}", now)
     async with trio.open_nursery() as nursery:
-        await nursery.start(
-            partial(serve, listeners, cloud.handle, LIMITS, tls=contexts.current, on_error=cloud.on_error)
-        )
+        await nursery.start(cloud.serve, listeners)
         on_listening(
             CloudListening(
                 endpoint=endpoint,
@@ -208,51 +204,6 @@ def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket
     return bound
 
 
-class _Contexts:
-    """TLS as of now: the CAs and certificates in ``clients`` may be added to at any time."""
-
-    def __init__(self, state: State, now_unix_s: float) -> None:
-        self._state = state
-        self._chain_pem, self._key_pem = state.authority.server_chain(now_unix_s)
-        self._anchors: list[tuple[str, bytes]] | None = None
-        self._context: ssl.SSLContext | None = None
-
-    def current(self) -> ssl.SSLContext:
-        anchors = self._state.client_anchors()
-        if self._context is None or anchors != self._anchors:
-            self._anchors, self._context = anchors, self._make(anchors)
-        return self._context
-
-    def _make(self, anchors: list[tuple[str, bytes]]) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # No resumption: a resumed session would bring back a certificate that is trusted no more.
-        context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET
-        context.verify_mode = ssl.CERT_OPTIONAL
-        # An enrolled certificate is trusted itself, without its issuer.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=self._state.authority.root_pem.decode())
-        for path, content in anchors:
-            try:
-                context.load_verify_locations(cadata="".join(ca.certificates_in(content)))
-            except (ValueError, ssl.SSLError) as exc:
-                log.warning("%s is not a certificate: %s", path, exc)
-        chain = _memory_file(self._chain_pem + self._key_pem)
-        try:
-            context.load_cert_chain(f"/proc/self/fd/{chain}")
-        finally:
-            os.close(chain)
-        return context
-
-
-def _memory_file(content: bytes) -> int:
-    handle = os.memfd_create("server")
-    with open(handle, "wb", closefd=False) as file:
-        file.write(content)
-    return handle
-
-
 # --- serving -----------------------------------------------------------------------------------------
 
 
@@ -266,7 +217,9 @@ class _RuntimeOptions(Struct, forbid_unknown_fields=True):
     retry_after_s: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class _Cloud:
+class Cloud:
+    """Both services behind one listener, with what controls them."""
+
     def __init__(
         self, state: State, behaviour: Behaviour, faults: Faults, hub: str, now: Callable[[], float]
     ) -> None:
@@ -274,6 +227,7 @@ class _Cloud:
         self._faults = faults
         self._now = now
         self._log = RequestLog()
+        self._contexts = Contexts(state, faults, now)
         self._dps = Dps(
             authority=state.authority,
             enrolment_key=state.enrolment_key,
@@ -292,6 +246,23 @@ class _Cloud:
             now=now,
         )
 
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await serve(
+                [guarded(listener, self._faults, nursery) for listener in listeners],
+                self.handle,
+                LIMITS,
+                tls=self._contexts.current,
+                on_error=self.on_error,
+                task_status=task_status,
+            )
+
     async def handle(self, request: Request) -> Response:
         if request.path.startswith("/_cloud/"):
             return self._control(request)
@@ -301,7 +272,13 @@ class _Cloud:
         else:
             response = await self._dps.answer(request, entry)
         entry.status = response.status
-        return response
+        return self._dated(response)
+
+    def _dated(self, response: Response) -> Response:
+        """By this cloud's clock, which in tests is not the server's."""
+        if any(name == "date" for name, _ in response.headers):
+            return response
+        return structs.replace(response, headers=(*response.headers, ("date", http_date(int(self._now())))))
 
     def on_error(self, doing: str, exc: Exception) -> None:
         """Handshakes are part of the story a test or a demo tells; the rest is for the log."""

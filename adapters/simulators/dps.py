@@ -21,7 +21,8 @@ from msgspec import Struct
 
 from adapters.simulators import ca, sas
 from adapters.simulators.devices import Device, Devices, Proof
-from adapters.simulators.faults import Fault, Faults, distort, retry_after
+from adapters.simulators.distortions import date, distort, retry_after
+from adapters.simulators.faults import Fault, Faults
 from adapters.simulators.request_log import Entry
 from adapters.wire.http_server import Request, Response
 
@@ -95,8 +96,8 @@ class Result(Struct, kw_only=True):
     status: str
     members: dict[str, Any]
     chain: list[x509.Certificate] | None = None
-    cut: bool = False
-    "Encode only half of the leaf."
+    flaw: ca.Flaw | None = None
+    "Of how the chain is written down."
     bundle: list[str] | None = None
 
 
@@ -294,20 +295,26 @@ class Dps:
             return self._failure(operation, "disabled", None, None)
         result = Result(status="assigned", members={}, bundle=self._bundle(fault, now))
         if operation.csr is not None and behaviour.identity_certs and kind != "no_certificate":
+            result.flaw = next((flaw for flaw in ca.FLAWS if flaw == kind), None)
             result.chain = self._authority.issue(
                 operation.csr,
                 now_unix_s=now,
                 lifetime_s=behaviour.cert_lifetime_s,
-                flaw=next((flaw for flaw in ca.FLAWS if flaw == kind), None),
+                flaw=result.flaw,
                 ahead_s=3600.0 if fault is None or fault.seconds is None else fault.seconds,
             )
-            result.cut = kind == "truncated_pem"
         result.members = self._assignment(operation, issued=result.chain is not None, now=now)
+        if fault is not None and kind == "moved":
+            port = self._hub.rpartition(":")[2]
+            result.members |= {
+                "assignedHub": fault.hub or f"127.0.0.1:{port}",
+                "substatus": fault.substatus,
+            }
         if behaviour.server_certs and dialect.bundle:
             result.members["deviceCertificateIssuanceSettings"] = {"certificateType": "serverCertificate"}
         entry.assigned_unix_ms = round(now * 1000)
         if result.chain is not None:
-            _note_leaf(entry, result.chain[-1 if kind == "reordered" else 0])
+            _note_leaf(entry, result.chain[-1 if result.flaw == "reordered" else 0])
         return result
 
     def _assignment(self, operation: Operation, *, issued: bool, now: float) -> dict[str, Any]:
@@ -430,17 +437,47 @@ def _csr(body: dict[str, Any], dialect: Dialect, registration_id: str) -> ca.Csr
 def _ended(operation: Operation, result: Result, dialect: Dialect) -> dict[str, Any]:
     state = dict(result.members)
     if result.chain is not None and dialect.chain == "pem":
-        # The root stays out: this dialect's clients get it, if at all, in the trust bundle.
-        sent = [ca.pem(one).decode() for one in result.chain if one.subject != one.issuer]
-        state["issuedClientCertificate"] = sent[0][: len(sent[0]) // 2] if result.cut else "".join(sent)
+        state["issuedClientCertificate"] = _pem_chain(result.chain, result.flaw)
     elif result.chain is not None and dialect.chain == "der":
-        parts = [ca.der(one) for one in result.chain]
-        if result.cut:
-            parts[0] = parts[0][: len(parts[0]) // 2]
-        state["issuedCertificateChain"] = [base64.b64encode(part).decode() for part in parts]
+        state["issuedCertificateChain"] = _der_chain(result.chain, result.flaw)
     if dialect.bundle and result.bundle is not None:
         state["trustBundle"] = {"certificates": [{"certificate": text} for text in result.bundle]}
     return {"operationId": operation.operation_id, "status": result.status, "registrationState": state}
+
+
+def _pem_chain(chain: list[x509.Certificate], flaw: ca.Flaw | None) -> str:
+    # The root stays out: this dialect's clients get it, if at all, in the trust bundle.
+    texts = [ca.pem(one).decode() for one in chain if one.subject != one.issuer or flaw == "too_many"]
+    match flaw:
+        case "truncated_pem":
+            return texts[0][: len(texts[0]) // 2]
+        case "garbage_pem":
+            return _armoured(base64.b64encode(b"no certificate at all").decode())
+        case "wrong_base64":
+            return _armoured("@@@ this is not base64 @@@")
+        case "empty_chain":
+            return ""
+        case "extra_certificate":
+            texts = [ca.pem(one).decode() for one in chain[:-1]]
+    return "".join(texts)
+
+
+def _armoured(text: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+
+
+def _der_chain(chain: list[x509.Certificate], flaw: ca.Flaw | None) -> list[str]:
+    parts = [ca.der(one) for one in chain]
+    match flaw:
+        case "truncated_pem":
+            parts[0] = parts[0][: len(parts[0]) // 2]
+        case "garbage_pem":
+            parts = [b"no certificate at all"]
+        case "wrong_base64":
+            return ["@@@ this is not base64 @@@"]
+        case "empty_chain":
+            return []
+    return [base64.b64encode(part).decode() for part in parts]
 
 
 def error(
@@ -464,7 +501,7 @@ def error(
 
 def stated(fault: Fault, now_unix_s: float) -> Response:
     """The answer a `status` fault asks for."""
-    status, headers = fault.status or 500, retry_after(fault, now_unix_s)
+    status, headers = fault.status or 500, retry_after(fault, now_unix_s) + date(fault, now_unix_s)
     if fault.body is not None:
         return Response(status, fault.body.encode(), headers=headers)
     return error(

@@ -1,33 +1,46 @@
-"""Faults as data: which request goes wrong, how, how often.
+"""Faults as data: which connection or request goes wrong, how, how often.
 
 A file holds ``[[fault]]`` tables. Every request that would be served is offered to them in file order,
 and the first that applies is taken; a request refused for its own faults is offered to none.
 
-- ``on``: ``register``, ``operation`` or ``hub``. ``kind``: a row of ``KINDS``.
-- ``after``: the first so many requests offered to this fault pass. Default 0.
-- ``times``: applies to so many requests; without it, until the faults are replaced.
+- ``on``: ``register``, ``operation`` or ``hub``; or ``accept`` and ``handshake``, which are offered every
+  connection, whoever makes it, before TLS and when TLS begins. ``kind``: a row of ``KINDS``.
+- ``after``: the first so many offered to this fault pass. Default 0.
+- ``times``: applies to so many; without it, until the faults are replaced.
 
 A kind that concerns the result applies to the poll that ends an operation, one that concerns the issued
-chain only when there was a CSR.
+chain only when there was a CSR. What a kind does to the bytes of an answer is in ``distortions.py``, to a
+connection in ``doors.py`` and ``contexts.py``. What devices make of each is in ``catalogue.py``.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Literal
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import msgspec
 import tomli
-import trio
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from adapters.simulators.ca import FLAWS
-from adapters.wire.http_server import Response, http_date
+from adapters.simulators.ca import FLAWS, SERVER_FLAWS
 
-On = Literal["register", "operation", "hub"]
+On = Literal["accept", "handshake", "register", "operation", "hub"]
 ALL: tuple[On, ...] = ("register", "operation", "hub")
-HUGE_BYTES = 4 * 1024 * 1024
-STALL_S = 3600.0
+"Requests, not connections."
+Place = Literal["head", "status_line", "headers", "body_start", "body", "last_byte"]
+PLACES: tuple[Place, ...] = get_args(Place)
 BUNDLES = ("present", "absent", "empty", "changed", "garbage")
-_ERROR_KEYS = ("status", "error_code", "tracking_id", "message", "body", "retry_after", "retry_after_date")
+ALERTS = tuple(one.name.removeprefix("ALERT_DESCRIPTION_").lower() for one in ssl.AlertDescription)
+_ERROR_KEYS = (
+    "status",
+    "error_code",
+    "tracking_id",
+    "message",
+    "body",
+    "retry_after",
+    "retry_after_date",
+    "seconds",
+)
+_PLACES = ", ".join(PLACES)
 
 
 class Kind(Struct, frozen=True, kw_only=True):
@@ -45,27 +58,76 @@ class Kind(Struct, frozen=True, kw_only=True):
 KINDS: dict[str, Kind] = {
     "status": Kind(
         meaning="Answers `status` instead of working. retry_after: seconds, or a text sent as it is; "
-        "retry_after_date: an HTTP date so many seconds ahead; body: a text sent as it is.",
+        "retry_after_date: an HTTP date so many seconds ahead; body: a text sent as it is; seconds: the Date "
+        "header is wrong by so much.",
         on=ALL,
         keys=_ERROR_KEYS,
     ),
     "stall": Kind(
-        meaning="Works, then waits `seconds` before the head, or in the middle of the body "
-        '(where = "head" or "body").',
-        on=ALL,
+        meaning="Works, then waits `seconds` (an hour) before going on, at `where` of the answer: "
+        f"{_PLACES}; default head, which is before the first byte. On accept nothing is said for so long.",
+        on=("accept", *ALL),
         keys=("where", "seconds"),
     ),
     "reset": Kind(
-        meaning="Works, then resets the connection after `bytes` of the body (default: half of it).",
-        on=ALL,
-        keys=("bytes",),
+        meaning="Works, then resets the connection: at `where` as for stall, or after `bytes` of the body "
+        "(default: half of it). On accept at once.",
+        on=("accept", *ALL),
+        keys=("where", "bytes"),
+    ),
+    "cut": Kind(
+        meaning="Works, then ends the connection without a word at `where`, as for reset (default: body).",
+        on=("accept", *ALL),
+        keys=("where",),
+    ),
+    "raw": Kind(
+        meaning="Works, then sends `text` instead of an answer, each character one byte, and ends the "
+        "connection. On accept without TLS.",
+        on=("accept", *ALL),
+        keys=("text",),
     ),
     "garbage": Kind(meaning="Works, then answers bytes that are not JSON.", on=ALL),
     "huge_body": Kind(meaning="Works, then answers JSON of `bytes`.", on=ALL, keys=("bytes",)),
+    "nested_json": Kind(
+        meaning="Works, then answers arrays in arrays, `depth` (100000) deep.", on=ALL, keys=("depth",)
+    ),
+    "huge_header": Kind(
+        meaning="Works; the answer has one more header, `bytes` (1048576) long.", on=ALL, keys=("bytes",)
+    ),
+    "gzip": Kind(
+        meaning="Works; the body is compressed with gzip, which nobody asked for, and says so.", on=ALL
+    ),
+    "bad_chunk": Kind(meaning="Works; the answer is chunked, and the second chunk has no size.", on=ALL),
+    "wrong_length": Kind(
+        meaning="Works; Content-Length is wrong by `bytes` (1), and the connection ends after the body.",
+        on=ALL,
+        keys=("bytes",),
+    ),
     "wrong_content_type": Kind(
         meaning="Works; the right body is called `content_type`.", on=ALL, keys=("content_type",)
     ),
-    "date": Kind(meaning="Works; the Date header is wrong by `seconds`.", on=ALL, keys=("seconds",)),
+    "members": Kind(
+        meaning="Works; members of the answer are replaced by those of `members`, of its registrationState "
+        "by those of `state`, and those named in `without` are left out of both.",
+        on=("register", "operation"),
+        keys=("members", "state", "without"),
+    ),
+    "date": Kind(
+        meaning="Works; the Date header is wrong by `seconds`, or is `text`.",
+        on=ALL,
+        keys=("seconds", "text"),
+    ),
+    "retry_after": Kind(
+        meaning="Works; the answer has a Retry-After: retry_after and retry_after_date as for status.",
+        on=ALL,
+        keys=("retry_after", "retry_after_date"),
+    ),
+    "moved": Kind(
+        meaning="Assigned to another hub, `hub` (default: this one as 127.0.0.1), with `substatus`.",
+        on=("operation",),
+        keys=("hub", "substatus"),
+        needs="result",
+    ),
     "csr_refused": Kind(
         meaning="The documented answer of an enrolment that issues no certificates.",
         on=("register", "operation"),
@@ -91,13 +153,31 @@ KINDS: dict[str, Kind] = {
     ),
     **{
         flaw: Kind(
-            meaning=f"The issued chain is {flaw.replace('_', ' ')}.",
+            meaning=f"The issued chain: {meaning}.",
             on=("operation",),
             keys=("seconds",) if flaw == "not_yet_valid" else (),
             needs="csr",
         )
-        for flaw in FLAWS
+        for flaw, meaning in FLAWS.items()
     },
+    "server_certificate": Kind(
+        meaning="The server shows another certificate, by `flaw`: "
+        + "; ".join(f"{flaw}, {meaning}" for flaw, meaning in SERVER_FLAWS.items())
+        + ".",
+        on=("handshake",),
+        keys=("flaw",),
+    ),
+    "tls_alert": Kind(
+        meaning="The server ends the handshake with `alert`, an alert of TLS by its name in RFC 8446.",
+        on=("handshake",),
+        keys=("alert",),
+    ),
+    "client_refused": Kind(
+        meaning="The server trusts no client certificate, its own issuer's neither, and says so in an alert. "
+        "`version`: no newer TLS than 1.2 or 1.3.",
+        on=("handshake",),
+        keys=("version",),
+    ),
 }
 
 
@@ -117,7 +197,17 @@ class Fault(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
     retry_after_date: int | None = None
     seconds: float | None = None
     bytes: int | None = None
-    where: Literal["head", "body"] = "head"
+    where: Place | None = None
+    text: str | None = None
+    depth: int = 100_000
+    members: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    without: list[str] = []
+    hub: str | None = None
+    substatus: str = "deviceDataMigrated"
+    flaw: str | None = None
+    alert: str = "internal_error"
+    version: Literal["1.2", "1.3"] = "1.3"
     content_type: str = "text/html"
     bundle: str = "absent"
     code: int = 401
@@ -189,12 +279,26 @@ def _value_problems(fault: Fault) -> Iterable[str]:
         yield "after is at least 0, times at least 1"
     if fault.kind == "status" and not 200 <= (fault.status or 0) <= 599:
         yield "status is needed, 200 to 599"
-    if fault.kind == "date" and fault.seconds is None:
-        yield "seconds is needed"
-    if fault.kind != "date" and fault.seconds is not None and fault.seconds < 0:
+    if fault.kind == "date" and (fault.seconds is None) == (fault.text is None):
+        yield "seconds is needed, or text"
+    if fault.kind == "raw" and fault.text is None:
+        yield "text is needed"
+    if fault.text is not None and any(ord(character) > 255 for character in fault.text):
+        yield "each character of text is one byte, up to U+00FF"
+    if fault.kind not in ("date", "status") and fault.seconds is not None and fault.seconds < 0:
         yield "seconds is not negative"
-    if fault.bytes is not None and not 0 <= fault.bytes <= 1 << 30:
+    if fault.bytes is not None and not (0 <= fault.bytes <= 1 << 30 or fault.kind == "wrong_length"):
         yield "bytes is 0 to 1073741824"
+    if not 1 <= fault.depth <= 1_000_000:
+        yield "depth is 1 to 1000000"
+    if fault.where is not None and fault.on == "accept":
+        yield "where is of an answer; on accept there is none"
+    if fault.where is not None and fault.bytes is not None:
+        yield "where or bytes, not both"
+    if fault.kind == "server_certificate" and fault.flaw not in SERVER_FLAWS:
+        yield f"unknown flaw {fault.flaw}, valid: {', '.join(SERVER_FLAWS)}"
+    if fault.alert not in ALERTS:
+        yield f"unknown alert {fault.alert}, valid: {', '.join(ALERTS)}"
     if fault.bundle not in BUNDLES:
         yield f"unknown bundle {fault.bundle}, valid: {', '.join(BUNDLES)}"
     if fault.code not in (401, 404001):
@@ -236,71 +340,3 @@ def _concerns(kind: Kind, on: On, *, csr: bool, final: bool) -> bool:
         return True
     ends = final or on != "operation"
     return ends and (csr or kind.needs == "result")
-
-
-# --- what a fault does to an answer ------------------------------------------------------------------
-
-
-def retry_after(fault: Fault, now_unix_s: float) -> tuple[tuple[str, str], ...]:
-    """The Retry-After header a `status` fault asks for."""
-    if fault.retry_after_date is not None:
-        return (("retry-after", http_date(int(now_unix_s) + fault.retry_after_date)),)
-    if fault.retry_after is not None:
-        return (("retry-after", str(fault.retry_after)),)
-    return ()
-
-
-async def distort(fault: Fault | None, response: Response, now_unix_s: float) -> Response:
-    """The answer as it leaves when the fault is one of transport; the same answer otherwise."""
-    distortion = _DISTORTIONS.get(fault.kind) if fault is not None else None
-    if fault is None or distortion is None:
-        return response
-    if fault.kind == "stall" and fault.where == "head":
-        await trio.sleep(STALL_S if fault.seconds is None else fault.seconds)
-        return response
-    return distortion(fault, response, now_unix_s)
-
-
-def _stall(fault: Fault, response: Response, _: float) -> Response:
-    half = len(response.body) // 2
-
-    async def halves() -> AsyncIterator[bytes]:
-        yield response.body[:half]
-        await trio.sleep(STALL_S if fault.seconds is None else fault.seconds)
-        yield response.body[half:]
-
-    length = ("content-length", str(len(response.body)))
-    return structs.replace(response, stream=halves(), headers=(*response.headers, length))
-
-
-def _reset(fault: Fault, response: Response, _: float) -> Response:
-    after = len(response.body) // 2 if fault.bytes is None else fault.bytes
-    return structs.replace(response, abort_after=after)
-
-
-def _garbage(_: Fault, response: Response, __: float) -> Response:
-    return structs.replace(response, body=b"\x00\xff{{ garbage")
-
-
-def _huge(fault: Fault, response: Response, _: float) -> Response:
-    padding = b"x" * (HUGE_BYTES if fault.bytes is None else fault.bytes)
-    return structs.replace(response, body=b'{"padding":"' + padding + b'"}')
-
-
-def _mislabel(fault: Fault, response: Response, _: float) -> Response:
-    return structs.replace(response, content_type=fault.content_type)
-
-
-def _misdate(fault: Fault, response: Response, now_unix_s: float) -> Response:
-    date = http_date(int(now_unix_s + (fault.seconds or 0)))
-    return structs.replace(response, headers=(*response.headers, ("date", date)))
-
-
-_DISTORTIONS: dict[str, Callable[[Fault, Response, float], Response]] = {
-    "stall": _stall,
-    "reset": _reset,
-    "garbage": _garbage,
-    "huge_body": _huge,
-    "wrong_content_type": _mislabel,
-    "date": _misdate,
-}

@@ -17,7 +17,8 @@ from cryptography import x509
 
 from adapters.simulators import ca, sas
 from adapters.simulators.devices import Device, Devices
-from adapters.simulators.faults import Fault, Faults, distort, retry_after
+from adapters.simulators.distortions import date, distort, retry_after
+from adapters.simulators.faults import Fault, Faults
 from adapters.simulators.modules import Module, ModuleWish
 from adapters.simulators.request_log import Entry
 from adapters.wire.http_server import Request, Response
@@ -191,7 +192,7 @@ def _refuse_device(code: int, device_id: str) -> NoReturn:
 
 
 def _stated(fault: Fault, now_unix_s: float) -> Response:
-    status, headers = fault.status or 500, retry_after(fault, now_unix_s)
+    status, headers = fault.status or 500, retry_after(fault, now_unix_s) + date(fault, now_unix_s)
     if fault.body is not None:
         return Response(status, fault.body.encode(), headers=headers)
     message = fault.message or "this answer was asked for by a fault"

@@ -84,8 +84,9 @@ class HttpAnswer(Struct, frozen=True, kw_only=True):
         A date counts from the peer's own Date where it has one, so that a wrong clock does not matter.
         """
         text = self.headers.get("retry-after", "").strip()
-        if re.fullmatch(r"[0-9]{1,12}", text):
-            wait_ms = int(text) * 1000
+        if re.fullmatch(r"[0-9]+", text):
+            # Cut before it is a number: Python refuses texts of some thousand digits.
+            wait_ms = MAX_RETRY_AFTER_MS if len(text.lstrip("0")) > 12 else int(text[-12:]) * 1000
         else:
             at = parse_http_date(text)
             if at is None:

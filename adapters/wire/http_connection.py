@@ -259,6 +259,11 @@ class Connection:
 
     async def _respond(self, parser: h11.Connection, request: Request, response: Response) -> bool:
         bodyless = request.method == "HEAD" or response.status in _BODYLESS
+        if response.raw is not None:
+            await self._send_raw(response.raw)
+            if response.abort_after is not None:
+                self._reset()
+            return False
         try:
             head = parser.send(_response_head(response))
             if response.stream is None:
@@ -305,6 +310,15 @@ class Connection:
             return False
         finally:
             close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _send_raw(self, chunks: AsyncIterator[bytes]) -> None:
+        try:
+            async for chunk in chunks:
+                await self._write(chunk)
+        finally:
+            close = getattr(chunks, "aclose", None)
             if close is not None:
                 await close()
 

@@ -65,6 +65,9 @@ class Response(Struct, frozen=True):
     A reader that takes none of a chunk for ``write_s`` is dropped. An exception cuts the connection."""
     abort_after: int | None = None
     "Reset the connection after the head and this many bytes of ``body``. For stand-in peers."
+    raw: AsyncIterator[bytes] | None = None
+    """Sent as it is in place of all of this, after which the connection is closed; reset when ``abort_after``
+    is given. For stand-in peers."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]

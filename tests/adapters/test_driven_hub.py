@@ -364,8 +364,6 @@ def test_a_hub_that_is_not_believed_refuses_nothing():
     ("members", "code"),
     [
         ({"generation": 5}, "client-credential-unusable"),
-        ({"generation": 4}, "client-credential-unusable"),
-        ({"chain_pem": b"x"}, "client-credential-unusable"),
         ({"chain_pem": None, "settings": {"attestation": SymmetricKeySource(path="gone")}},
          "credential-unreadable"),
         ({"chain_pem": None, "configuration": Configuration(provisioning=NoProvisioning())},
@@ -375,6 +373,15 @@ def test_a_hub_that_is_not_believed_refuses_nothing():
 def test_a_credential_that_cannot_be_presented(members, code):
     event, peer = ask(replies(http(200)), **members)
     assert (event.code, event.failure_class, event.refused) == (code, "operator", False)
+    assert not peer.connections
+
+
+@pytest.mark.parametrize("members", [{"generation": 4}, {"chain_pem": b"x"}])
+def test_an_issued_credential_that_no_hub_could_ever_accept(members):
+    """Files that are there and of no use: waiting for the hub would only lead to committing them."""
+    event, peer = ask(replies(http(200)), **members)
+    assert (event.code, event.failure_class) == ("client-credential-unusable", "new_key")
+    assert event.refused
     assert not peer.connections
 
 

@@ -451,6 +451,18 @@ def test_abort_after_cuts_the_body(path):
     assert errors == []
 
 
+def test_raw_bytes_are_all_that_is_sent(path):
+    async def chunks():
+        yield b"no "
+        yield b"HTTP"
+
+    async def handler(_):
+        return Response(200, b"0123456789", raw=chunks())
+
+    answer, errors = asked(path, CLOSE, handler=handler)
+    assert (answer, errors) == (b"no HTTP", [])
+
+
 def test_a_stream_may_declare_its_length_and_stop_short_of_it(path):
     async def chunks():
         yield b"01"

@@ -6,12 +6,15 @@ import time
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.errors import AdapterError
-from adapters.simulators.ca import FLAWS
+from adapters.simulators.ca import ENCODED, FLAWS
 from adapters.simulators.faults import KINDS, Faults, FaultsInvalid, parse_faults
 from adapters.simulators.state import REGISTRATION_ID
 from tests.adapters.cloud_device import SEED, SUCCESSORS, chain_of, faulty, run
+
+CHAIN_MEMBER = {SEED: "issuedClientCertificate", SUCCESSORS[1]: "issuedCertificateChain"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +84,10 @@ def test_flawed_chains(tmp_path, flaw, version):
     )
     assert log[-1]["fault"] == flaw
     assert log[-1]["assigned_unix_ms"] >= log[0]["time_unix_ms"]
-    if flaw == "truncated_pem":
+    if flaw == "empty_chain":
+        assert not state[CHAIN_MEMBER[version]]
+        return
+    if flaw in ENCODED:
         with pytest.raises(ValueError, match=r".+"):
             chain_of(state, version)
         return
@@ -90,14 +96,22 @@ def test_flawed_chains(tmp_path, flaw, version):
     if flaw == "reordered":
         assert chain[-1].public_key() == key.public_key()
         return
-    leaf = chain[0]
+    leaf, issuer = chain[0], next((one for one in chain[1:] if one.subject == chain[0].issuer), None)
     is_ca = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert (leaf.public_key() == key.public_key()) == (flaw != "wrong_key")
     assert (leaf.subject.rfc4514_string() == f"CN={REGISTRATION_ID}") == (flaw != "wrong_subject")
-    assert (leaf.not_valid_after_utc < now) == (flaw == "expired")
+    assert (leaf.not_valid_after_utc < now) == (flaw in ("expired", "inverted"))
+    assert (leaf.not_valid_after_utc <= leaf.not_valid_before_utc) == (flaw == "inverted")
     assert (leaf.not_valid_before_utc > now) == (flaw == "not_yet_valid")
     assert is_ca == (flaw == "ca_leaf")
-    assert (leaf.issuer == chain[1].subject if len(chain) > 1 else False) == (flaw != "missing_intermediate")
+    assert (ExtendedKeyUsageOID.CLIENT_AUTH in usage) == (flaw != "wrong_usage")
+    assert (issuer is None) == (flaw == "missing_intermediate")
+    assert (issuer is not None and issuer.public_key().key_size == 1024) == (flaw == "weak_key")
+    assert (len(set(chain)) < len(chain)) == (flaw == "duplicated")
+    assert (len(chain) > 16) == (flaw == "too_many")
+    names = [one.subject.rfc4514_string() for one in chain]
+    assert any("bundle root" in name for name in names) == (flaw in ("extra_certificate", "too_many"))
 
 
 def test_a_flaw_waits_for_a_chain_that_is_issued(tmp_path):
@@ -226,7 +240,16 @@ def test_answers_that_lie_about_themselves(tmp_path):
         ("fault = 1", ["[[fault]]"]),
         ('{"fault": [1]}', ["not a table"]),
         ('[[fault]]\non = "hub"\nkind = "x"', ["unknown kind x, valid: status, stall, reset"]),
-        ('[[fault]]\non = "here"\nkind = "stall"', ["valid: register, operation, hub"]),
+        ('[[fault]]\non = "here"\nkind = "stall"', ["valid: accept, register, operation, hub"]),
+        ('[[fault]]\non = "accept"\nkind = "garbage"', ["valid: register, operation, hub"]),
+        ('[[fault]]\non = "accept"\nkind = "stall"\nwhere = "body"', ["on accept there is none"]),
+        ('[[fault]]\non = "hub"\nkind = "reset"\nwhere = "body"\nbytes = 1', ["not both"]),
+        ('[[fault]]\non = "hub"\nkind = "raw"', ["text is needed"]),
+        ('[[fault]]\non = "hub"\nkind = "raw"\ntext = "\\u0100"', ["up to U+00FF"]),
+        ('[[fault]]\non = "hub"\nkind = "nested_json"\ndepth = 0', ["depth is 1"]),
+        ('[[fault]]\non = "hub"\nkind = "date"\nseconds = 1\ntext = "x"', ["seconds is needed, or text"]),
+        ('[[fault]]\non = "handshake"\nkind = "server_certificate"\nflaw = "x"', ["valid: expired"]),
+        ('[[fault]]\non = "handshake"\nkind = "tls_alert"\nalert = "x"', ["valid: close_notify"]),
         ('[[fault]]\non = "hub"\nkind = "wrong_key"', ["valid: operation"]),
         ('[[fault]]\non = "hub"\nkind = "reset"\nstatus = 1', ["unknown key status", "valid for reset"]),
         ('[[fault]]\non = "hub"\nkind = "status"\nstatus = "x"', ["Expected `int"]),
