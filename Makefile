@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint coverage bench kill docs clean
+.PHONY: venv demo test lint bench evidence kill docs clean
 venv: .venv/installed
 
 .venv/installed: pyproject.toml requirements.lock
@@ -26,6 +26,19 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m tests.benchmarks
+
+# Each claim of docs/explanation/evidence.md at full size; an hour or two in all.
+evidence: venv
+	$(BIN)/identityd explore
+	$(BIN)/python -m tests.mutation
+	$(BIN)/python -m tests.crash
+	$(BIN)/python -m tests.service.kill_anywhere --kills 2000 --roots 4
+	$(BIN)/python -m tests.rogue
+	$(BIN)/python -m tests.fuzz --minutes 10
+	$(BIN)/python -m tests.clocks
+	$(BIN)/python -m tests.fleet --devices 100000
+	$(BIN)/python -m tests.simulation
+	$(BIN)/python -m tests.service.soak
 
 kill: venv
 	$(BIN)/python -m tests.service.kill_anywhere --kills 200

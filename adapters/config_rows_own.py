@@ -84,7 +84,8 @@ OWN: tuple[Setting, ...] = (
         unit="seconds",
         low=1,
         high=86_400,
-        meaning="Longest wait between attempts; not below backoff_base_sec.",
+        meaning="Longest wait between attempts while no issued certificate lives; a living one allows up to "
+        "24 times that. Not below backoff_base_sec.",
     ),
     Setting(
         path="identityd.attempts.budget_registrations",

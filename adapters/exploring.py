@@ -1,9 +1,10 @@
-"""Several processes explore side by side: each holds its part of the worlds, and they exchange what they find.
+"""Several processes explore side by side: each holds its part of the worlds, and they exchange what is found.
 
 Rounds: every part looks at what it has, hands over the worlds that are not its own, and takes in those that
 are. A part goes on to one more surprise only when no part has anything left.
 """
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from msgspec import Struct
 from statemachine.environment import Choice
 from statemachine.explore import LIVENESS, Facts, Found, Graph, Offer, Part, path, traps
 
-ROUND = 5_000
+ROUND = 300
 "Worlds a part looks at before it hands over."
 
 Tell = Callable[[str], None]
@@ -120,7 +121,7 @@ class _Crew:
 
 @contextmanager
 def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
-    """Forked, so that every part decides by the very tables of this process, also where a test changed them."""
+    """Forked, so that every part decides by the tables of this process, also where a test changed them."""
     context = multiprocessing.get_context("fork")
     pipes, workers = [], []
     for index in range(jobs):
@@ -145,8 +146,10 @@ def _work(
 ) -> None:
     """One part, told what to do next; ends when nobody is there any more."""
     for other in inherited:
-        # The other ends came along; held here, they would keep every worker waiting for a parent that is gone.
+        # The other ends came along; held here, they would keep workers waiting for a parent that is gone.
         other.close()
+    # Nothing here makes cycles, and millions of worlds would be looked through for them again and again.
+    gc.disable()
     part = Part(surprises=surprises, index=index, parts=parts)
     if index == 0:
         part.begin()

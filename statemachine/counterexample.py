@@ -31,7 +31,7 @@ class Lived(NamedTuple):
 
 
 def relive(choices: Sequence[Choice]) -> Lived:
-    """Make these choices, from the very first start; what is impossible where its turn comes is passed over."""
+    """Make these choices, from the very first start; what is impossible at its turn is passed over."""
     world = World()
     records: list[Record] = []
     broken: set[str] = set()

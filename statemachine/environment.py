@@ -10,7 +10,7 @@ over validated TLS is true, and a kernel says that it is synchronised only when 
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from msgspec import Struct, structs
 
@@ -62,7 +62,7 @@ from statemachine.policy import DAY_MS, REFUSALS_NEEDED
 from statemachine.rows import Row
 from statemachine.settings import ManualAssignment, PolicySettings
 from statemachine.snapshot import Outstanding, Snapshot
-from statemachine.states import FailureClass
+from statemachine.states import FailureClass, Timer
 
 NOW = 2_000_000_000_000
 "True time where a world begins, Unix milliseconds."
@@ -122,6 +122,8 @@ class Disk(Struct, frozen=True):
 
     current: StoredCredential | None = None
     keys: tuple[int, ...] = ()
+    taken: tuple[int, ...] = ()
+    "Generations whose keys somebody took."
 
     def usable(self) -> bool:
         """What is current can be used: a matching pair, or the configured credential."""
@@ -347,7 +349,7 @@ def happen(world: World, choice: Choice) -> Happened:
             seen = structs.replace(world, error=ERRORS[error])
             return _take(seen, ClockObserved(jump_ms=jump, kernel_synchronised=not seen.error))
         case Choice("lost"):
-            empty = structs.replace(world, disk=Disk(keys=world.disk.keys))
+            empty = structs.replace(world, disk=structs.replace(world.disk, current=None))
             return _take(empty, CredentialLost(generation=_generation(world), reason="gone"))
         case Choice("stale" | "module keys pushed" | "module keys not pushed"):
             return _take(world, _aside(world, choice))
@@ -401,10 +403,7 @@ def _aside(world: World, choice: Choice) -> AnyEvent:
             return KeyStaged(answers="9.9.9", generation=1, spki_sha256="k1")
         case Choice("stale", "deadline"):
             armed = {one.name for one in world.snapshot.armed}
-            for name in ("window", "attempt", "phase"):
-                if name not in armed:
-                    return DeadlinePassed(name=name)
-            raise Impossible(choice)
+            return DeadlinePassed(name=next(name for name in get_args(Timer) if name not in armed))
         case Choice("stale"):
             return HubRefusedCredential(generation=_generation(world) + 9, code="hub-401")
         case Choice("module keys pushed"):
@@ -475,7 +474,8 @@ def _to_be(snapshot: Snapshot) -> StoredCredential:
 def _with_key(disk: Disk, generation: int) -> Disk:
     if generation in disk.keys:
         return disk
-    return Disk(disk.current, tuple(sorted((*disk.keys, generation))))
+    taken = tuple(one for one in disk.taken if one != generation)
+    return Disk(disk.current, tuple(sorted((*disk.keys, generation))), taken)
 
 
 def staged(disk: Disk, effect: StageKey) -> Disk | None:
@@ -490,7 +490,7 @@ def committed(disk: Disk, stored: StoredCredential) -> Disk | None:
     """None when the staged key is not there any more: nothing is flipped then."""
     if stored.source == "issued" and stored.generation not in disk.keys:
         return None
-    return Disk(stored, disk.keys)
+    return Disk(stored, disk.keys, disk.taken)
 
 
 def retired(disk: Disk, effect: RetireCredential) -> Disk:
@@ -500,6 +500,7 @@ def retired(disk: Disk, effect: RetireCredential) -> Disk:
     return Disk(
         disk.current,
         tuple(one for one in disk.keys if one in kept or (newest is not None and one > newest)),
+        disk.taken,
     )
 
 
@@ -556,9 +557,11 @@ def _reply(world: World, one: Outstanding, how: str) -> tuple[Disk, AnyEvent]:
                 return disk, CredentialProven(
                     answers=one.id, generation=generation, server_date_unix_ms=world.now, draw_ppm=DRAW_PPM
                 )
-            said = {"server_date_unix_ms": world.now} if how == "refused" else {}
             refusal = CredentialProofFailed(
-                generation=generation, refused=how == "refused", **_no(one, how), **said
+                generation=generation,
+                refused=how == "refused",
+                server_date_unix_ms=world.now if how == "refused" else None,
+                **_no(one, how),
             )
             return disk, refusal
         case CommitCredential():
@@ -645,7 +648,8 @@ def _restart(world: World, what: str, how: str) -> Happened:
         case "another machine":
             foreign = True
         case "store empty":
-            dead = structs.replace(dead, disk=Disk())
+            gone = tuple(sorted({*dead.disk.keys, *dead.disk.taken}))
+            dead = structs.replace(dead, disk=Disk(taken=gone))
         case "clock confirmed":
             confirmed = True
         case "clock":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from statemachine import attempt, table
-from statemachine.environment import ASIDE, STALE, Choice, Happened, Impossible, World, common, happen, rare
+from statemachine.environment import ASIDE, STALE, Choice, Happened, World, common, happen, rare
 from statemachine.explain import status_of
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
 from statemachine.reduction import canonical, pack, passings, unpack
@@ -65,17 +65,18 @@ def what_is_in_use_is_on_disk(world: World) -> str | None:
 
 
 def what_waits_is_on_disk(world: World) -> str | None:
-    """A staged key is there for as long as the machine counts on it."""
+    """A staged key is there for as long as the machine counts on it, unless somebody took it."""
     staged = world.snapshot.staged
-    if staged is None or staged.generation in world.disk.keys:
+    if staged is None or staged.generation in (*world.disk.keys, *world.disk.taken):
         return None
     return f"the staged key of generation {staged.generation} is gone"
 
 
 def superseded_keys_stay(world: World) -> str | None:
-    """The key of a superseded certificate that has not ended is there."""
+    """The key of a superseded certificate that has not ended is there, unless somebody took it."""
     for one in world.snapshot.superseded:
-        if one.keep_until_unix_ms > world.now and one.generation not in world.disk.keys:
+        there = (*world.disk.keys, *world.disk.taken)
+        if one.keep_until_unix_ms > world.now and one.generation not in there:
             return f"the superseded key of generation {one.generation} is gone"
     return None
 
@@ -222,6 +223,7 @@ class Part:
         self._later: dict[bytes, Offer] = {}
         self._rows: set[int] = set()
         self._visited: set[tuple[State, Phase, str]] = set()
+        self._situations: set[tuple[object, ...]] = set()
         self._from = array("Q")
         self._to = bytearray()
         self._arrived = array("Q")
@@ -251,7 +253,7 @@ class Part:
             self._file(offer)
 
     def run(self, most: int | None = None) -> None:
-        """Look at the worlds with these surprises, at so many at most; ends early when something was found."""
+        """Look at worlds with these surprises, at so many at most; ends early when something was found."""
         looked = 0
         while self._todo and not self.found and (most is None or looked < most):
             number, world = self._todo.popleft()
@@ -329,20 +331,28 @@ class Part:
             self._look_aside(number, world)
 
     def _look_aside(self, number: int, world: World) -> None:
+        """Once in every situation: what the machine waits for is all that could matter to these."""
+        snapshot = world.snapshot
+        situation = (
+            snapshot.state,
+            snapshot.phase,
+            snapshot.hold,
+            snapshot.credential is None,
+            tuple(one.name for one in snapshot.armed),
+            tuple(type(one.effect) for one in snapshot.outstanding),
+            snapshot.policy,
+        )
+        if situation in self._situations:
+            return
+        self._situations.add(situation)
         for choice in (*STALE, *ASIDE):
-            try:
-                happened = happen(world, choice)
-            except Impossible:
-                continue
+            happened = happen(world, choice)
             self._judge_step(number, choice, happened, world)
             if choice.kind != "shutdown" and canonical(happened.world) != world:
                 self.found.append(Found("aside", "it changed what it must not touch", number, choice))
 
     def _follow(self, number: int, choice: Choice, before: World, surprises: int) -> None:
-        try:
-            happened = happen(before, choice)
-        except Impossible:
-            return
+        happened = happen(before, choice)
         self._judge_step(number, choice, happened, before)
         decision = happened.decision
         if decision is None or decision.verdict != "refused":

@@ -56,8 +56,8 @@ SOON_MS = 500
 "Shortest bound that nearness of expiry puts on a backoff."
 
 PATIENCE = 5
-"""While a certificate lives no wait is longer than a fifth of what remains of it: short near the end, and long
-enough before that a fleet whose renewals an outage held up does not fall on the cloud when it is back."""
+"""While a certificate lives no wait is longer than a fifth of what remains of it: short near the end, and
+long enough before it that a fleet which an outage held up does not fall on the cloud when it is back."""
 PATIENT_CAPS = 24
 "Nor longer than so many times the cap, however long it lives: six hours by default."
 
@@ -140,8 +140,9 @@ def backoff_ms(
     """Delay before the next attempt after ``failures`` (at least 1) failed ones in a row.
 
     Exponential with full jitter, up to the cap; while a certificate lives, up to a fifth of what remains of
-    it or ``PATIENT_CAPS`` times the cap instead. Class operator waits between half the cap and the cap: a person has to act
-    first. Retry-After wins when longer, but never takes more than half of what remains beyond the cap.
+    it or ``PATIENT_CAPS`` times the cap instead. Class operator waits between half the cap and the cap: a
+    person has to act first. Retry-After wins when longer, but beyond the cap never takes more than half of
+    what remains.
     Not ``patient`` is revision 1 of the rules: up to the cap, and a tenth of what remains.
     """
     longest, soonest = cap_ms, cap_ms

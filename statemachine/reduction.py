@@ -156,7 +156,8 @@ def canonical(world: World, before: World | None = None) -> World:
         current = disk.current
         kept = Disk(
             None if current is None else _stored(current, snapshot, seen, numbers),
-            tuple(numbers[one] for one in disk.keys if one in numbers),
+            _kept(disk.keys, numbers),
+            _kept(disk.taken, numbers),
         )
     return World(
         snapshot=reduced,
@@ -275,9 +276,8 @@ def _begins(begins: int, ends: int, seen: _Seen, generation: int) -> int:
     return NOW - PARTS[part_of(begins, ends, seen.true)] - 1_000 * generation
 
 
-def _credential(credential: Credential | None, seen: _Seen, numbers: dict[int, int]) -> Credential | None:
-    if credential is None:
-        return None
+def _credential(credential: Credential | None, seen: _Seen, numbers: dict[int, int]) -> Credential:
+    assert credential is not None, "that is the same in every world"
     generation = numbers[credential.generation]
     committed = seen.age(credential.committed_unix_ms, rules.HUB_LATE_MS)
     if credential.proven:
@@ -399,8 +399,7 @@ _BEFORE_PROOF = frozenset({Phase.STAGING, Phase.SUBMITTING, Phase.POLLING})
 
 
 def _ended(ended: Ended | None) -> Ended | None:
-    if ended is None:
-        return None
+    assert ended is not None, "that is the same in every world"
     person = ended.error is not None and ended.error.failure_class == "operator"
     if not person and ended.manual is None:
         return None
@@ -504,7 +503,7 @@ def _armed(snapshot: Snapshot, reduced: Credential | None, seen: _Seen) -> tuple
 def _fires(
     one: Armed, snapshot: Snapshot, issued: Credential | None, reduced: Credential | None, seen: _Seen
 ) -> int:
-    """When it fires, as far as that is kept. Whether the next attempt waits for an instant or a while is not."""
+    """When it fires, as far as that is kept: not whether the next attempt waits for an instant or a while."""
     at = one.at_unix_ms
     if one.delay_ms is not None and one.name != "attempt":
         return seen.reduced + DELAY_MS
@@ -683,7 +682,7 @@ def _life_passed(world: World) -> World | None:
     aged = structs.replace(world, snapshot=structs.replace(snapshot, credential=older, armed=armed))
     stored = world.disk.current
     if stored is not None and stored.generation == credential.generation:
-        aged = structs.replace(aged, disk=Disk(_older(stored, by_ms), world.disk.keys))
+        aged = structs.replace(aged, disk=structs.replace(world.disk, current=_older(stored, by_ms)))
     return aged
 
 
@@ -708,7 +707,7 @@ def _stored_passed(world: World) -> World | None:
     by_ms = _next_part_ms(stored.not_before_unix_ms, stored.not_after_unix_ms)
     if not by_ms:
         return None
-    return structs.replace(world, disk=Disk(_older(stored, by_ms), world.disk.keys))
+    return structs.replace(world, disk=structs.replace(world.disk, current=_older(stored, by_ms)))
 
 
 def _late_passed(world: World) -> World | None:

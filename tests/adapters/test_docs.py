@@ -15,6 +15,8 @@ from adapters.config_rows_drop_ins import DROP_INS
 from adapters.tables import machine_facts
 from docs import generate
 from docs.reading import ROOT, failure_codes, read
+from statemachine.explore import LIVENESS, WORLD_LAWS
+from statemachine.invariants import STATE_LAWS, STEP_LAWS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 PROGRAMS: dict[str, Sequence[Command]] = {
@@ -133,6 +135,17 @@ def test_codes_are_found_however_they_are_passed(tmp_path: Path) -> None:
         "fixed": ({"new_key"}, []),
         "in-dict": ({"retry"}, ["m"]),
     }
+
+
+# --- what people wrote down of the source ------------------------------------------------------------
+
+
+def test_every_invariant_is_told_in_its_own_sentence() -> None:
+    page = (ROOT / "docs" / "explanation" / "exploring.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (\w+) \| `(\w+)` \| (.+) \|$", page, re.M)
+    laws = {"state": STATE_LAWS, "step": STEP_LAWS, "world": WORLD_LAWS}
+    assert told == [(of, law.__name__, law.__doc__) for of, some in laws.items() for law in some]
+    assert f"`{LIVENESS}`" in page
 
 
 # --- links -------------------------------------------------------------------------------------------

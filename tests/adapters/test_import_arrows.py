@@ -82,6 +82,8 @@ ARROWS: dict[str, Arrow] = {
         ),
         others=("msgspec", "trio"),
     ),
+    # The search itself is pure; this is several processes at it.
+    "adapters.exploring": Arrow(ours=("statemachine",), others=("msgspec",)),
     # Message shapes, SAS check and CA are written independently of wire, so that a shared bug cannot
     # cancel out.
     "adapters.simulators": Arrow(
@@ -119,6 +121,7 @@ ARROWS: dict[str, Arrow] = {
             "adapters.config",
             "adapters.durable",
             "adapters.errors",
+            "adapters.exploring",
             "adapters.fakes",
             "adapters.paths",
             "adapters.service",
@@ -284,6 +287,7 @@ PLANTED = {
     ],
     "adapters.driving.control": ["from adapters.driven.dps import DpsRegistrar", "import httpcore"],
     "adapters.runtime": ["from adapters.driven import timers", "from adapters.wire import hub"],
+    "adapters.exploring": ["from adapters.runtime import Runtime", "import trio"],
     "adapters.fakes.clock": ["from adapters.driven.clock import SystemClock"],
     "adapters.simulators.dps": ["from adapters.wire import sas", "from adapters.wire.x509 import facts"],
     "adapters.config": ["from statemachine.events import Started", "from adapters.driven import files"],

@@ -20,8 +20,20 @@ from statemachine.environment import (
     common,
     happen,
     rare,
+    staged,
 )
-from statemachine.explore import LIVENESS, NOBODY, WORLD_LAWS, Graph, Offer, Part, path, search, traps
+from statemachine.explore import (
+    LIVENESS,
+    NOBODY,
+    WORLD_LAWS,
+    Graph,
+    Offer,
+    Part,
+    good,
+    path,
+    search,
+    traps,
+)
 from statemachine.machine import build
 from statemachine.reduction import canonical, pack, passings
 from statemachine.replay import replay_files
@@ -307,3 +319,170 @@ def test_a_late_staging_makes_its_key():
     effect = StageKey(generation=4, algorithm="ec-p256", common_name="device-1")
     world = structs.replace(provisioned(), late=Late(effect))
     assert happen(world, Choice("late")).world.disk.keys == (1, 4)
+
+
+def test_a_store_that_lost_the_key_it_should_copy_says_so():
+    effect = StageKey(generation=4, algorithm="ec-p256", common_name="device-1", reuse_generation=3)
+    world = structs.replace(provisioned(), late=Late(effect))
+    assert happen(world, Choice("late")).world.disk.keys == (1,)
+    assert staged(Disk(keys=(3,)), effect).keys == (3, 4)
+    assert staged(Disk(keys=(4,)), effect).keys == (4,)
+
+
+@pytest.mark.parametrize("how", ["ok", "retry"])
+def test_the_answer_of_a_retirement(how):
+    world = lived(*HAPPY[:7])
+    after = happen(world, Choice("answer", "RetireCredential", how)).world
+    assert after.snapshot.state is State.PROVISIONED
+
+
+def test_a_push_of_module_keys_is_answered_aside():
+    world = happen(provisioned(), Choice("module keys asked for")).world
+    after = happen(world, Choice("answer", "PushModuleKeys", "ok")).world
+    assert after.snapshot.outstanding == ()
+    assert canonical(world).snapshot.outstanding == ()
+
+
+def test_all_that_was_asked_may_be_done_when_the_kill_comes():
+    for count in (1, 6, 7):
+        after = happen(lived(*HAPPY[:count]), Choice("restart", "effects done")).world
+        assert after.disk.keys == (1,)
+
+
+def test_a_search_ends_when_the_last_level_is_closed(monkeypatch):
+    """A world in which nothing happens after the first start."""
+    monkeypatch.setattr(explore, "common", lambda world: HAPPY[:1] if not world.snapshot.sequence else ())
+    monkeypatch.setattr(explore, "rare", lambda world: ())
+    monkeypatch.setattr(explore, "passings", lambda world: ())
+    part = search(2)
+    assert (len(part), part.level, part.condition) == (1, 2, "idle")
+
+
+def test_work_that_ends_late_tells_the_machine_nothing():
+    world = canonical(lived(*HAPPY[:6], Choice("configured", "none")))
+    part = Part(surprises=0)
+    part.take([Offer(explore.digest_of(pack(world)), pack(world), 0, NOBODY, HAPPY[0])])
+    part.run(1)
+    assert part.steps > 1
+    assert part.found == []
+
+
+def test_what_is_changed_aside_is_found(monkeypatch):
+    broken = with_action(table.ROWS, "From here on another revision", forget)
+    rebuilt(monkeypatch, lifecycle=broken)
+    part = search(1, most=1)
+    assert "aside" in {found.law for found in part.found}
+
+
+def forget(work):
+    work.change(hold=True)
+
+
+def test_a_law_of_a_state_and_of_a_step_are_both_reported(monkeypatch):
+    monkeypatch.setattr(explore, "STATE_LAWS", (always_wrong,))
+    monkeypatch.setattr(explore, "STEP_LAWS", (never_right,))
+    part = search(0, most=5)
+    assert {found.law for found in part.found} == {"always_wrong", "never_right"}
+    assert part.facts().found == tuple(part.found[: explore.MOST_FOUND])
+    assert part.condition == "found"
+
+
+def always_wrong(after):
+    return "wrong"
+
+
+def never_right(before, stamp, event, decision):
+    return "wrong"
+
+
+def test_what_good_runs_are_made_of():
+    world = lived(*HAPPY[:4])
+    assert good(world, Choice("answer", "PollRegistration", "assigned"))
+    assert not good(world, Choice("answer", "PollRegistration", "retry"))
+    assert not good(world, Choice("deadline", "timeout"))
+    assert not good(world, Choice("deadline", "window"))
+    assert good(world, Choice("passes", "life"))
+    assert not good(world, Choice("passes", "operation"))
+    assert good(world, Choice("release"))
+    assert good(world, Choice("clock set", "right"))
+    assert not good(world, Choice("clock set", "behind"))
+    assert not good(world, Choice("renew"))
+
+
+# --- counterexamples -------------------------------------------------------------------------------------
+
+
+UNPROVEN = (*HAPPY[:5], Choice("answer", "ProveCredential", "unreachable"), *HAPPY[6:])
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        (HAPPY, "life"),
+        ((*HAPPY, Choice("lost")), "stored"),
+        ((*HAPPY[:6], Choice("restart", "effects done")), "stored"),
+        (HAPPY[:5], "candidate"),
+        ((*HAPPY[:6], Choice("configured", "none")), "late"),
+        (HAPPY[:4], "operation"),
+        (HAPPY[:2], "budget"),
+        (HAPPY, "budget"),
+        (HAPPY, "superseded"),
+        ((*HAPPY, Choice("renew"), *HAPPY[1:7]), "superseded"),
+        (HAPPY[:1], "life"),
+        (HAPPY[:1], "nothing"),
+        ((*HAPPY, *(Choice("passes", "life"),) * 4), "life"),
+    ],
+)
+def test_time_passes_as_far_as_it_must(way, what):
+    """What a reduced world calls older takes that long in one that is not reduced."""
+    before = relive(way).world
+    after = relive((*way, Choice("passes", what))).world
+    reduced = dict(passings(canonical(before)))
+    aged = reduced.get(Choice("passes", what))
+    if aged is None:
+        assert canonical(after) == canonical(before)
+    else:
+        assert after.now > before.now
+        assert all(part_of_it(canonical(after), name) == part_of_it(aged, name) for name in CHANGED[what])
+
+
+def part_of_it(world, name):
+    value = world
+    for step in name.split("."):
+        value = getattr(value, step)
+    return value
+
+
+CHANGED = {
+    "life": ("snapshot.credential.not_after_unix_ms", "disk.current"),
+    "stored": ("disk.current",),
+    "candidate": ("snapshot.candidate.chain",),
+    "late": ("late.stored.not_after_unix_ms",),
+    "operation": ("snapshot.attempt.operation_unix_ms",),
+    "budget": ("snapshot.budget",),
+    "window": ("snapshot.armed",),
+    "superseded": ("snapshot.superseded",),
+}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice("restart later", "at once"),
+        Choice("clock set", "behind", "later"),
+        Choice("refused by the hub", "often"),
+    ],
+)
+def test_what_reduced_worlds_do_at_once_takes_time(choice):
+    lived_again = relive((*HAPPY, choice))
+    assert lived_again.world.now > relive(HAPPY).world.now + 60_000
+    assert replay_files([("way", journal_of(lived_again.records))]).equal
+    assert lived_again.broken == frozenset()
+
+
+def test_what_is_impossible_is_passed_over():
+    assert relive((HAPPY[0], Choice("late"), Choice("answer", "CommitCredential", "ok"))).records == (
+        relive(HAPPY[:1]).records
+    )
+    late = relive((*HAPPY[:6], Choice("configured", "none"), Choice("late")))
+    assert late.world.disk.current.generation == 1

@@ -18,7 +18,7 @@ from statemachine.events import (
     RulesChanged,
 )
 from statemachine.machine import RULES_REVISION
-from statemachine.snapshot import Assignment, Budget, Bundle, ClockTrust, Credential
+from statemachine.snapshot import Armed, Assignment, Budget, Bundle, ClockTrust, Credential
 from statemachine.states import Phase, State
 from tests.core.world import (
     DAY,
@@ -30,9 +30,11 @@ from tests.core.world import (
     T0,
     World,
     certless,
+    configured,
     expiring,
     holding,
     provisioned,
+    refusal,
     registering,
     renewing,
     reprovisioning,
@@ -353,3 +355,197 @@ def test_a_change_of_rules_is_remembered():
     world = provisioned()
     world.take(RulesChanged(before=RULES_REVISION, after=99))
     assert world.snapshot.rules_revision == 99
+
+
+# --- since revision 2: steps that add up, bounds that are none, and what is tried again --------------
+
+LOW = T0 - 100 * DAY
+"A floor that nothing here comes near."
+
+
+@pytest.mark.parametrize(
+    ("before", "jump_ms", "after"),
+    [
+        # Steps of a clock that is believed add up, until they are as far as one that is not.
+        (
+            ClockTrust(trusted=True, floor_unix_ms=LOW, moved_ms=HOUR),
+            HOUR,
+            {"trusted": True, "moved_ms": 2 * HOUR},
+        ),
+        (
+            ClockTrust(trusted=True, floor_unix_ms=LOW, moved_ms=20 * HOUR),
+            4 * HOUR,
+            {"trusted": True, "moved_ms": DAY},
+        ),
+        (
+            ClockTrust(trusted=True, floor_unix_ms=LOW, moved_ms=20 * HOUR),
+            5 * HOUR,
+            {"trusted": False, "offset_ms": -25 * HOUR, "moved_ms": 0, "at_least": False},
+        ),
+        # Steps from before it was in doubt were counted when it came into doubt.
+        (
+            structs.replace(BEHIND, floor_unix_ms=LOW, moved_ms=5 * HOUR),
+            HOUR,
+            {"offset_ms": 100 * DAY - HOUR, "moved_ms": 0, "at_least": False},
+        ),
+        # A bound stays one while nobody sets the clock, and is forgotten when somebody does.
+        (
+            ClockTrust(offset_ms=10 * DAY, floor_unix_ms=LOW, at_least=True),
+            0,
+            {"offset_ms": 10 * DAY, "at_least": True},
+        ),
+        (
+            ClockTrust(offset_ms=10 * DAY, floor_unix_ms=LOW, at_least=True),
+            2 * HOUR,
+            {"offset_ms": 0, "at_least": False},
+        ),
+    ],
+)
+def test_what_a_look_makes_of_a_clock(before, jump_ms, after):
+    _, clock = looked_at(before, jump_ms)
+    assert {name: getattr(clock, name) for name in after} == after
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "ahead_ms", "at_least"),
+    [(10 * DAY, 10 * DAY, False), (10 * DAY, 10 * DAY + 1, True), (0, HOUR, True)],
+)
+def test_what_is_known_yields_to_an_instant_that_has_passed(offset_ms, ahead_ms, at_least):
+    """Then only a bound is known: how far the floor is ahead of our clock."""
+    now = provisioned().now
+    before = ClockTrust(offset_ms=offset_ms, floor_unix_ms=now + ahead_ms)
+    _, clock = looked_at(before, 0)
+    assert (clock.offset_ms, clock.at_least) == (max(offset_ms, ahead_ms), at_least)
+
+
+def test_a_bound_moves_with_a_clock_that_was_set_below_it():
+    now = provisioned().now
+    before = ClockTrust(offset_ms=DAY, floor_unix_ms=now + DAY, at_least=True)
+    _, clock = looked_at(before, 2 * HOUR)
+    assert (clock.offset_ms, clock.at_least) == (DAY - 2 * HOUR, True)
+
+
+def test_before_revision_2_each_step_was_looked_at_alone():
+    world = provisioned()
+    before = ClockTrust(trusted=True, floor_unix_ms=LOW, moved_ms=20 * HOUR)
+    world.snapshot = structs.replace(world.snapshot, rules_revision=1, clock=before)
+    world.take(ClockObserved(kernel_synchronised=False, jump_ms=HOUR), after_ms=HOUR)
+    assert world.snapshot.clock == before
+    world.snapshot = structs.replace(
+        world.snapshot, clock=ClockTrust(floor_unix_ms=world.now + DAY, at_least=True)
+    )
+    world.take(ClockObserved(kernel_synchronised=False))
+    assert not world.snapshot.clock.at_least
+
+
+@pytest.mark.parametrize("moved_ms", [-2 * DAY, -HOUR])
+@pytest.mark.parametrize("revision", [1, 2])
+def test_a_start_knows_a_bound_and_since_revision_2_that_it_is_one(moved_ms, revision):
+    world = provisioned()
+    floor = world.now + 10 * DAY
+    world.snapshot = structs.replace(
+        world.snapshot, clock=ClockTrust(trusted=True, floor_unix_ms=floor, moved_ms=HOUR)
+    )
+    world.restart(down_ms=moved_ms, kernel_synchronised=False, rules_revision=revision)
+    clock = world.snapshot.clock
+    assert (clock.trusted, clock.offset_ms, clock.moved_ms) == (False, floor - world.now, 0)
+    assert clock.at_least is (revision >= 2)
+
+
+HALF = 500_000
+SOON = policy.CLOCK_TURNED_MS // 2
+"What half of the draws makes of it."
+
+
+def set_right(world, **fields):
+    """The clock turns out to be two hours off, and somebody who knows sets it."""
+    world.take(
+        ClockObserved(**{"kernel_synchronised": True, "jump_ms": 2 * HOUR, "draw_ppm": HALF, **fields}),
+        after_ms=2 * HOUR,
+    )
+    return world
+
+
+def waits(world, name, delay_ms):
+    """The same place, with this wait."""
+    others = tuple(one for one in world.snapshot.armed if one.name != name)
+    armed = Armed(name=name, at_unix_ms=world.now + delay_ms, delay_ms=delay_ms)
+    world.snapshot = structs.replace(world.snapshot, armed=(*others, armed))
+    return world
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "wait_ms", "left_ms"),
+    [
+        ("clock", HOUR, SOON),
+        ("clock", SOON + 1, SOON),
+        ("clock", SOON, SOON),
+        ("clock", SOON - 1, SOON - 1),
+        ("retry", HOUR, HOUR),
+    ],
+)
+def test_what_a_wrong_clock_made_fail_is_tried_again_soon(failure_class, wait_ms, left_ms):
+    world = waits(unprovisioned(failure_class=failure_class), "attempt", wait_ms)
+    set_right(world)
+    assert world.snapshot.armed_as("attempt").at_unix_ms - world.now == left_ms
+
+
+def test_so_it_is_within_an_attempt():
+    world = registering(Phase.PROVING)
+    world.take(refusal(world.pending(ProveCredential), refused=True, failure_class="clock"))
+    waits(world, "phase", HOUR)
+    set_right(world)
+    assert world.snapshot.armed_as("phase").delay_ms == SOON
+
+
+def test_an_attempt_does_not_answer_for_the_one_before():
+    """That one failed by the clock; this one waits for its poll."""
+    world = unprovisioned(failure_class="clock")
+    world.fire("attempt")
+    world.until(Phase.POLLING)
+    waits(world, "phase", HOUR)
+    set_right(world)
+    assert world.snapshot.armed_as("phase").delay_ms == HOUR
+
+
+@pytest.mark.parametrize("kernel_synchronised", [True, False])
+@pytest.mark.parametrize("armed_ms", [None, HOUR, MINUTE // 10])
+def test_a_clock_that_was_set_is_looked_up_soon_where_nobody_knows_it(kernel_synchronised, armed_ms):
+    world = provisioned()
+    world.snapshot = structs.replace(world.snapshot, clock=ClockTrust(floor_unix_ms=LOW))
+    if armed_ms is not None:
+        waits(world, "prove", armed_ms)
+    set_right(world, kernel_synchronised=kernel_synchronised)
+    left = world.snapshot.armed_as("prove")
+    if kernel_synchronised:
+        assert (None if left is None else left.at_unix_ms - world.now) == armed_ms
+    else:
+        true_time = world.now + world.snapshot.clock.correction_ms
+        assert left.at_unix_ms - true_time == min(SOON, armed_ms or SOON)
+
+
+def test_nobody_is_asked_without_a_credential_or_a_source():
+    world = waits(unprovisioned(), "attempt", HOUR)
+    world.snapshot = structs.replace(world.snapshot, clock=ClockTrust(floor_unix_ms=LOW))
+    set_right(world, kernel_synchronised=False)
+    assert world.snapshot.armed_as("prove") is None
+    world = provisioned()
+    world.take(configured(NO_DPS))
+    world.snapshot = structs.replace(world.snapshot, clock=ClockTrust(floor_unix_ms=LOW))
+    set_right(world, kernel_synchronised=False)
+    assert world.snapshot.armed_as("prove") is None
+
+
+def test_before_revision_2_nothing_was_tried_sooner():
+    world = waits(unprovisioned(failure_class="clock"), "attempt", HOUR)
+    world.snapshot = structs.replace(world.snapshot, rules_revision=1)
+    set_right(world)
+    assert world.snapshot.armed_as("attempt").delay_ms == HOUR
+
+
+def test_a_change_of_rules_has_no_stamp_of_its_own():
+    """The start that brought it compares its stamp with the last one of the run before."""
+    world = provisioned()
+    before = world.snapshot.last_unix_ms
+    world.take(RulesChanged(before=1, after=RULES_REVISION), after_ms=3 * DAY)
+    assert world.snapshot.last_unix_ms == before

@@ -290,12 +290,3 @@ def test_a_key_that_waits_for_its_certificate_is_not_collected():
     )
     decision = world.fire("collect")
     assert wishes(decision) == [f"keep 1,{staged}"]
-
-
-def test_a_configuration_that_says_what_dps_said_asks_nobody_for_issuance():
-    """The certificate-less assignment is now the configured one; there is no DPS to issue anything."""
-    world = certless()
-    assert world.snapshot.armed_as("reissue") is not None
-    world.take(configured(MANUAL, "f1"))
-    assert world.position == (State.PROVISIONED, Phase.IDLE)
-    assert world.snapshot.armed == ()

@@ -10,6 +10,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    RetireCredential,
     StageKey,
     SubmitRegistration,
 )
@@ -240,3 +241,33 @@ def test_what_happens_is_dated_by_the_best_known_time():
     true_time = world.now + 100 * DAY
     world.answer(SubmitRegistration, after_ms=0, server_date_unix_ms=true_time)
     assert world.snapshot.attempt.operation_unix_ms == true_time
+
+
+# --- since revision 2 --------------------------------------------------------------------------------
+
+HALF_MS = POLICY.attempt_timeout_ms // 2
+
+
+@pytest.mark.parametrize(
+    ("revision", "retry_after_ms", "delay_ms"),
+    [
+        (2, None, 100),
+        (2, HALF_MS, HALF_MS),
+        (2, HALF_MS + 1, HALF_MS),
+        (1, HALF_MS + 1, HALF_MS + 1),
+    ],
+)
+def test_no_retry_after_takes_the_whole_time_of_an_attempt(revision, retry_after_ms, delay_ms):
+    world = registering(Phase.SUBMITTING)
+    world.snapshot = structs.replace(world.snapshot, rules_revision=revision)
+    world.answer(SubmitRegistration, retry_after_ms=retry_after_ms)
+    assert world.snapshot.armed_as("phase").delay_ms == delay_ms
+
+
+@pytest.mark.parametrize(("revision", "newest"), [(2, 1), (1, None)])
+def test_a_retirement_touches_nothing_younger_than_itself(revision, newest):
+    """Since revision 2 it says how far it looks: a key that is staged meanwhile is not its business."""
+    world = committing(registering)
+    world.snapshot = structs.replace(world.snapshot, rules_revision=revision)
+    world.answer(CommitCredential)
+    assert world.pending(RetireCredential).effect.newest == newest

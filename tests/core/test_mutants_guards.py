@@ -289,3 +289,74 @@ def test_without_a_clock_three_refusals_of_what_is_in_use_are_believed(event, cl
 def test_a_running_attempt_goes_before_a_proof_of_what_is_in_use(phase, expected):
     unproven = structs.replace(ISSUED, proven=False)
     assert asked(guards.rests_and_proof_wanted, phase=phase, credential=unproven) is expected
+
+
+# --- since revision 2 --------------------------------------------------------------------------------
+
+CANDIDATE = Candidate(
+    generation=2,
+    hub="hub.example",
+    device_id="device-1",
+    assigned_unix_ms=T0,
+    chain=chain("k2", T0, life_ms=DAY),
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "fields", "expected"),
+    [
+        (T0 + DAY - 1, {}, False),
+        (T0 + DAY, {}, True),
+        (T0 + DAY, {"clock": ClockTrust()}, False),
+        (T0 + DAY, {"clock": ClockTrust(measured=True)}, True),
+        (T0 + DAY, {"candidate": structs.replace(CANDIDATE, chain=None)}, False),
+        (T0 + DAY, {"rules_revision": 1}, False),
+    ],
+)
+def test_a_candidate_has_ended_at_the_end_of_its_certificate(now, fields, expected):
+    assert asked(guards.candidate_ended, now, **{"candidate": CANDIDATE, **fields}) is expected
+    event = structs.replace(REFUSED, failure_class="retry")
+    again = asked(guards.commit_worth_repeating, now, event, **{"candidate": CANDIDATE, **fields})
+    assert again is not expected
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "revision", "expected"),
+    [("new_key", 2, True), ("new_key", 1, False), ("retry", 2, False)],
+)
+def test_a_store_that_lost_the_key_says_new_key(failure_class, revision, expected):
+    event = structs.replace(REFUSED, failure_class=failure_class)
+    assert asked(guards.staged_key_gone, event=event, rules_revision=revision) is expected
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "age_ms", "revision", "expected"),
+    [
+        (1, 0, 2, True),
+        (1, HUB_LATE_MS - 1, 2, True),
+        (1, HUB_LATE_MS, 2, False),
+        (0, 0, 2, False),
+        (1, 0, 1, False),
+    ],
+)
+def test_a_certificate_that_has_yet_to_begin_is_refused_early(ahead_ms, age_ms, revision, expected):
+    """By a hub that knew the device before."""
+    candidate = structs.replace(CANDIDATE, chain=chain("k2", T0 + ahead_ms))
+    said = asked(guards.hub_may_be_late, T0 + age_ms, candidate=candidate, rules_revision=revision)
+    assert said is expected
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "fields", "expected"),
+    [
+        (HUB_LATE_MS - 1, {}, False),
+        (HUB_LATE_MS, {}, True),
+        (HUB_LATE_MS, {"credential": None}, False),
+        (HUB_LATE_MS, {"candidate": CANDIDATE}, False),
+        (HUB_LATE_MS, {"rules_revision": 1}, False),
+    ],
+)
+def test_a_new_hub_is_silent_for_as_long_as_hubs_may_be_late(age_ms, fields, expected):
+    moved = structs.replace(CANDIDATE, new_assignment=True)
+    facts = {"candidate": moved, "credential": ISSUED, **fields}
+    assert asked(guards.new_hub_silent, T0 + age_ms, **facts) is expected
