@@ -121,8 +121,8 @@ def _until(world: World, what: str) -> int:
         part = part_of(begins, ends, world.now)
         return begins + PARTS[part + 1] - world.now if part + 1 < len(PARTS) else 0
     if what == "superseded":
-        ahead = [one.keep_until_unix_ms - world.now for one in snapshot.superseded]
-        return max(min((one for one in ahead if one > 0), default=0), 0)
+        ahead = (one.keep_until_unix_ms - world.now for one in snapshot.superseded)
+        return min((one for one in ahead if one > 0), default=0)
     for armed in snapshot.armed:
         if armed.name == what:
             return max(armed.at_unix_ms - world.stamp - snapshot.clock.correction_ms, 0)

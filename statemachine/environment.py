@@ -511,10 +511,11 @@ def _late(world: World) -> Happened:
     match late.effect:
         case StageKey() as effect:
             disk = staged(disk, effect) or disk
-        case CommitCredential() if late.stored is not None:
-            disk = committed(disk, late.stored) or disk
         case RetireCredential() as effect:
             disk = retired(disk, effect)
+        case _:
+            assert late.stored is not None, "a commit knows what it makes current"
+            disk = committed(disk, late.stored) or disk
     return Happened(structs.replace(world, disk=disk, late=None))
 
 

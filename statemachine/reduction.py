@@ -6,15 +6,17 @@ Each is checked against walks that are not reduced (tests/core/test_reduction.py
   only compared for being equal. They are written anew; generations keep their order.
 - *Time.* Only differences of instants matter, so true time stands still at ``NOW``. Of each instant no
   more is kept than on which side of the one threshold it is compared with now lies: young or old, ahead
-  or past. A certificate's life has five parts, with the window's opening, the drawn instant, the last
-  tenth and the end between them. ``passings`` lists what may grow older; each may at any moment, without
-  the others. Real time is less free, so more is explored than can happen, and never less.
-- *Counters.* Refusals saturate at three, the budget at its bound, superseded generations at two, failures
+  or past. A certificate's life has four parts, with the window's opening, the last tenth and the end
+  between them. ``passings`` lists what may grow older; each may at any moment, without the others. Real
+  time is less free, so more is explored than can happen. The one exception: where the best known time goes
+  back, what was old is young again here, while in truth it may stay old.
+- *Counters.* Refusals saturate at three, the budget at its bound, superseded generations at one, failures
   at none: they only lengthen delays, and a delay may end at any moment here anyway.
 - *What no decision reads* is left out: what was measured or told for people.
+- *Module keys* are nobody else's business (invariants.py), and left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import eq
 from typing import TypeVar
 
@@ -262,7 +264,7 @@ def _kept(generations: tuple[int, ...], numbers: dict[int, int]) -> tuple[int, .
 
 
 def part_of(begins: int, ends: int, now: int) -> int:
-    """Which part of its life a certificate is in, 0 to 4."""
+    """Which part of its life a certificate is in, 0 to 3."""
     life = max(ends - begins, 1)
     part = 0
     for mark in _MARKS:
@@ -458,10 +460,10 @@ def _effect(effect: E, numbers: dict[int, int]) -> E:
             return structs.replace(
                 effect, generation=numbers[effect.generation], chain_pem=None, bundle_pem=None
             )
-        case RetireCredential():
+        case _:
+            assert isinstance(effect, RetireCredential), "pushes of module keys are left out"
             newest = None if effect.newest is None else _at_most(effect.newest, numbers)
             return structs.replace(effect, keep=_kept(effect.keep, numbers), newest=newest)
-    return effect
 
 
 def _budget(snapshot: Snapshot, seen: _Seen) -> Budget:
@@ -521,22 +523,14 @@ def _mark(credential: Credential, percent: int) -> int:
 
 # --- time passes ---------------------------------------------------------------------------------------
 
-_FAR_AHEAD = ("attempt", "window", "expiry", "collect")
-_AGES = ("operation", "assigned", "committed", "refusals", "driven", "reprovisioned", "budget")
-
-
-_PASSINGS = tuple(
-    Choice("passes", what)
-    for what in ("life", "stored", "late", "candidate", *_AGES, "superseded", "accuracy", *_FAR_AHEAD)
-)
-
 
 def passings(world: World) -> Iterator[tuple[Choice, World]]:
     """What may grow older in a canonical world, and the canonical world in which it has."""
-    for choice in _PASSINGS:
-        aged = _aged(world, choice.what)
+    believed = world.stamp + world.snapshot.clock.correction_ms
+    for what, grows_older in _PASSINGS.items():
+        aged = grows_older(world, believed)
         if aged is not None:
-            yield choice, canonical(aged, world)
+            yield Choice("passes", what), canonical(aged, world)
 
 
 def _next_part_ms(begins: int, ends: int) -> int:
@@ -545,80 +539,88 @@ def _next_part_ms(begins: int, ends: int) -> int:
     return PARTS[part + 1] - PARTS[part] if part + 1 < len(PARTS) else 0
 
 
-def _aged(world: World, what: str) -> World | None:
-    match what:
-        case "life":
-            return _life_passed(world)
-        case "stored":
-            return _stored_passed(world)
-        case "late":
-            return _late_passed(world)
-        case "superseded":
-            return _superseded_passed(world)
+def _with(world: World, **fields: object) -> World:
+    return structs.replace(world, snapshot=structs.replace(world.snapshot, **fields))
+
+
+def _candidate_passes(world: World, believed: int) -> World | None:
+    candidate = world.snapshot.candidate
+    if candidate is None or candidate.chain is None:
+        return None
+    chain = candidate.chain
+    by_ms = _next_part_ms(chain.not_before_unix_ms, chain.not_after_unix_ms)
+    if not by_ms:
+        return None
+    older = structs.replace(
+        chain,
+        not_before_unix_ms=chain.not_before_unix_ms - by_ms,
+        not_after_unix_ms=chain.not_after_unix_ms - by_ms,
+    )
+    return _with(world, candidate=structs.replace(candidate, chain=older))
+
+
+def _operation_passes(world: World, believed: int) -> World | None:
+    attempt = world.snapshot.attempt
+    if attempt is None or attempt.operation_unix_ms != believed:
+        return None
+    old = believed - rules.OPERATION_LIFE_MS
+    return _with(world, attempt=structs.replace(attempt, operation_unix_ms=old))
+
+
+def _assigned_passes(world: World, believed: int) -> World | None:
+    candidate = world.snapshot.candidate
+    if candidate is None or not candidate.new_assignment or candidate.assigned_unix_ms != believed:
+        return None
+    old = believed - rules.HUB_LATE_MS
+    return _with(world, candidate=structs.replace(candidate, assigned_unix_ms=old))
+
+
+def _committed_passes(world: World, believed: int) -> World | None:
+    credential = world.snapshot.credential
+    if credential is None or credential.proven or credential.committed_unix_ms != believed:
+        return None
+    old = believed - rules.HUB_LATE_MS
+    return _with(world, credential=structs.replace(credential, committed_unix_ms=old))
+
+
+def _refusals_pass(world: World, believed: int) -> World | None:
+    refusals = world.snapshot.refusals
+    if not refusals.count or refusals.first_unix_ms != believed:
+        return None
+    old = believed - rules.REFUSALS_SPREAD_MS
+    return _with(world, refusals=structs.replace(refusals, first_unix_ms=old))
+
+
+def _driven_passes(world: World, believed: int) -> World | None:
+    refusals = world.snapshot.refusals
+    if refusals.driven_unix_ms != believed:
+        return None
+    old = believed - refusals.interval_ms
+    return _with(world, refusals=structs.replace(refusals, driven_unix_ms=old))
+
+
+def _reprovisioned_passes(world: World, believed: int) -> World | None:
+    if world.snapshot.reprovisioned_unix_ms != believed:
+        return None
+    return _with(world, reprovisioned_unix_ms=believed - rules.REPEAT_MS)
+
+
+def _budget_passes(world: World, believed: int) -> World | None:
     snapshot = world.snapshot
-    believed = world.stamp + snapshot.clock.correction_ms
-    change: dict[str, object] = {}
-    match what:
-        case "candidate":
-            candidate = snapshot.candidate
-            if candidate is not None and candidate.chain is not None:
-                chain = candidate.chain
-                by_ms = _next_part_ms(chain.not_before_unix_ms, chain.not_after_unix_ms)
-                if by_ms:
-                    older = structs.replace(
-                        chain,
-                        not_before_unix_ms=chain.not_before_unix_ms - by_ms,
-                        not_after_unix_ms=chain.not_after_unix_ms - by_ms,
-                    )
-                    change = {"candidate": structs.replace(candidate, chain=older)}
-        case "operation":
-            attempt = snapshot.attempt
-            if attempt is not None and attempt.operation_unix_ms == believed:
-                old = believed - rules.OPERATION_LIFE_MS
-                change = {"attempt": structs.replace(attempt, operation_unix_ms=old)}
-        case "assigned":
-            candidate = snapshot.candidate
-            if candidate is not None and candidate.new_assignment and candidate.assigned_unix_ms == believed:
-                old = believed - rules.HUB_LATE_MS
-                change = {"candidate": structs.replace(candidate, assigned_unix_ms=old)}
-        case "committed":
-            credential = snapshot.credential
-            if credential is not None and not credential.proven and credential.committed_unix_ms == believed:
-                old = believed - rules.HUB_LATE_MS
-                change = {"credential": structs.replace(credential, committed_unix_ms=old)}
-        case "refusals":
-            refusals = snapshot.refusals
-            if refusals.count and refusals.first_unix_ms == believed:
-                old = believed - rules.REFUSALS_SPREAD_MS
-                change = {"refusals": structs.replace(refusals, first_unix_ms=old)}
-        case "driven":
-            refusals = snapshot.refusals
-            if refusals.driven_unix_ms == believed:
-                old = believed - refusals.interval_ms
-                change = {"refusals": structs.replace(refusals, driven_unix_ms=old)}
-        case "reprovisioned":
-            if snapshot.reprovisioned_unix_ms == believed:
-                change = {"reprovisioned_unix_ms": believed - rules.REPEAT_MS}
-        case "budget":
-            budget = snapshot.budget
-            if budget.spent and budget.since_unix_ms == believed:
-                old = believed - snapshot.policy.budget_window_ms
-                change = {"budget": structs.replace(budget, since_unix_ms=old)}
-        case "accuracy":
-            change = _less_known(snapshot, believed)
-        case "attempt" | "window" | "expiry" | "collect":
-            change = _due(snapshot, what, believed)
-    return structs.replace(world, snapshot=structs.replace(snapshot, **change)) if change else None
+    if not snapshot.budget.spent or snapshot.budget.since_unix_ms != believed:
+        return None
+    old = believed - snapshot.policy.budget_window_ms
+    return _with(world, budget=structs.replace(snapshot.budget, since_unix_ms=old))
 
 
-def _less_known(snapshot: Snapshot, believed: int) -> dict[str, object]:
+def _less_known(world: World, believed: int) -> World | None:
     """The best known time, where it is only a lower bound, is behind the true one by more, or by less.
 
     What was measured by it moves along.
     """
-    clock = snapshot.clock
+    snapshot, clock = world.snapshot, world.snapshot.clock
     if clock.trusted or believed - NOW not in _BEHIND:
-        return {}
+        return None
     place = _BEHIND.index(believed - NOW)
     by_ms = _BEHIND[place % 2 + 1] - _BEHIND[place]
     moved: dict[str, object] = {
@@ -647,19 +649,19 @@ def _less_known(snapshot: Snapshot, believed: int) -> dict[str, object]:
         moved["credential"] = structs.replace(
             credential, committed_unix_ms=credential.committed_unix_ms + by_ms
         )
-    return moved
+    return _with(world, **moved)
 
 
-def _due(snapshot: Snapshot, name: Timer, believed: int) -> dict[str, object]:
+def _due(world: World, name: Timer, believed: int) -> World | None:
     """A deadline that belongs to no life is over."""
-    armed = snapshot.armed_as(name)
+    armed = world.snapshot.armed_as(name)
     if armed is None or armed.at_unix_ms != believed + FAR_MS:
-        return {}
+        return None
     due = structs.replace(armed, at_unix_ms=believed)
-    return {"armed": tuple(due if one is armed else one for one in snapshot.armed)}
+    return _with(world, armed=tuple(due if one is armed else one for one in world.snapshot.armed))
 
 
-def _life_passed(world: World) -> World | None:
+def _life_passes(world: World, believed: int) -> World | None:
     snapshot = world.snapshot
     credential = snapshot.credential
     if credential is None or credential.source == "configured":
@@ -667,7 +669,6 @@ def _life_passed(world: World) -> World | None:
     by_ms = _next_part_ms(credential.not_before_unix_ms, credential.not_after_unix_ms)
     if not by_ms:
         return None
-    believed = world.stamp + snapshot.clock.correction_ms
     armed = tuple(
         structs.replace(one, at_unix_ms=one.at_unix_ms - by_ms)
         if one.delay_ms is None and one.name in _OF_A_LIFE and one.at_unix_ms != believed + FAR_MS
@@ -697,7 +698,7 @@ def _older(stored: StoredCredential, by_ms: int) -> StoredCredential:
     )
 
 
-def _stored_passed(world: World) -> World | None:
+def _stored_passes(world: World, believed: int) -> World | None:
     """What the store holds is another credential than the machine knows of."""
     stored, credential = world.disk.current, world.snapshot.credential
     if stored is None or stored.source == "configured":
@@ -710,7 +711,7 @@ def _stored_passed(world: World) -> World | None:
     return structs.replace(world, disk=structs.replace(world.disk, current=_older(stored, by_ms)))
 
 
-def _late_passed(world: World) -> World | None:
+def _late_passes(world: World, believed: int) -> World | None:
     late = world.late
     if late is None or late.stored is None or late.stored.source == "configured":
         return None
@@ -721,7 +722,7 @@ def _late_passed(world: World) -> World | None:
     return structs.replace(world, late=structs.replace(late, stored=_older(stored, by_ms)))
 
 
-def _superseded_passed(world: World) -> World | None:
+def _superseded_passes(world: World, believed: int) -> World | None:
     """The oldest that is still valid ends."""
     superseded = world.snapshot.superseded
     for place, one in enumerate(superseded):
@@ -730,6 +731,27 @@ def _superseded_passed(world: World) -> World | None:
             after = (*superseded[:place], ended, *superseded[place + 1 :])
             return structs.replace(world, snapshot=structs.replace(world.snapshot, superseded=after))
     return None
+
+
+_PASSINGS: dict[str, Callable[[World, int], World | None]] = {
+    "life": _life_passes,
+    "stored": _stored_passes,
+    "late": _late_passes,
+    "candidate": _candidate_passes,
+    "operation": _operation_passes,
+    "assigned": _assigned_passes,
+    "committed": _committed_passes,
+    "refusals": _refusals_pass,
+    "driven": _driven_passes,
+    "reprovisioned": _reprovisioned_passes,
+    "budget": _budget_passes,
+    "superseded": _superseded_passes,
+    "accuracy": _less_known,
+    "attempt": lambda world, believed: _due(world, "attempt", believed),
+    "window": lambda world, believed: _due(world, "window", believed),
+    "expiry": lambda world, believed: _due(world, "expiry", believed),
+    "collect": lambda world, believed: _due(world, "collect", believed),
+}
 
 
 # --- as bytes ------------------------------------------------------------------------------------------

@@ -168,6 +168,8 @@ def test_a_lost_deadline_is_found_and_told_as_a_journal(monkeypatch):
     few = shortest(way, breaks)
     assert len(few) <= len(way)
     assert [choice.kind for choice in few] == ["first start", "deadline"]
+    longer = (few[0], Choice("passes", "budget"), Choice("clock confirmed"), *few[1:])
+    assert shortest(longer, breaks) == few
     content = journal_of(relive(few).records)
     outcome = replay_files([("way.jsonl", content)])
     assert outcome.equal
@@ -349,6 +351,17 @@ def test_all_that_was_asked_may_be_done_when_the_kill_comes():
         assert after.disk.keys == (1,)
 
 
+def test_what_was_asked_of_others_is_not_done_by_a_kill():
+    before = lived(*HAPPY[:5])
+    assert happen(before, Choice("restart", "effects done")).world.disk == before.disk
+
+
+def test_one_refusal_stands_for_all_but_the_last():
+    world = happen(provisioned(), Choice("refused by the hub")).world
+    after = happen(world, Choice("refused by the hub", "often")).world
+    assert after.snapshot.refusals.count == 3
+
+
 def test_a_search_ends_when_the_last_level_is_closed(monkeypatch):
     """A world in which nothing happens after the first start."""
     monkeypatch.setattr(explore, "common", lambda world: HAPPY[:1] if not world.snapshot.sequence else ())
@@ -428,6 +441,7 @@ UNPROVEN = (*HAPPY[:5], Choice("answer", "ProveCredential", "unreachable"), *HAP
         (HAPPY, "budget"),
         (HAPPY, "superseded"),
         ((*HAPPY, Choice("renew"), *HAPPY[1:7]), "superseded"),
+        ((*HAPPY[:2], Choice("answer", "SubmitRegistration", "retry")), "attempt"),
         (HAPPY[:1], "life"),
         (HAPPY[:1], "nothing"),
         ((*HAPPY, *(Choice("passes", "life"),) * 4), "life"),
@@ -460,7 +474,7 @@ CHANGED = {
     "late": ("late.stored.not_after_unix_ms",),
     "operation": ("snapshot.attempt.operation_unix_ms",),
     "budget": ("snapshot.budget",),
-    "window": ("snapshot.armed",),
+    "attempt": ("snapshot.armed",),
     "superseded": ("snapshot.superseded",),
 }
 
