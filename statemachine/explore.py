@@ -274,7 +274,7 @@ class Part:
             worlds=len(self._places),
             by_surprises=tuple(self._counts),
             steps=self.steps,
-            rows=frozenset(_ROWS[row] for row in self._rows),
+            rows=frozenset(_ROWS[row] for row in self._rows if row in _ROWS),
             visited=frozenset(self._visited),
             found=tuple(self.found[:MOST_FOUND]),
         )

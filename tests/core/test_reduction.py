@@ -4,14 +4,19 @@ A world that lives in real time is walked at random. Whatever happens to it happ
 stands for it as well, and both come to the same: at once, or after something has grown older before or after.
 """
 
+import ast
 import random
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec import structs
+from msgspec.msgpack import encode
 
+from statemachine import table
 from statemachine.environment import BUILD, Choice, Impossible, World, common, happen, rare
+from statemachine.explore import search
 from statemachine.policy import DAY_MS
 from statemachine.reduction import SUPERSEDED, canonical, pack, passings, unpack
 
@@ -145,3 +150,34 @@ def test_a_reduced_world_stands_for_itself_and_survives_as_bytes():
             assert canonical(reduced) == reduced
             assert canonical(reduced, reduced) == reduced
             assert unpack(pack(reduced)) == reduced
+
+
+READERS = ("guards", "judge", "absorb", "actions", "attempt_actions", "machine", "invariants", "environment")
+
+
+def test_every_dimension_is_read_by_a_decision_or_an_invariant():
+    """What varies between reduced worlds and is read by nobody would only multiply them.
+
+    The policy is one dimension: which of the six configurations it is.
+    """
+    part = search(1, most=300)
+    part.next_level()
+    part.run(300)
+    seen: dict[str, set[bytes]] = {}
+    for _, world in part._todo:
+        snapshot = world.snapshot
+        parts = [getattr(snapshot, name) for name in snapshot.__struct_fields__ if name != "policy"]
+        for holder in (snapshot, *parts):
+            for name in getattr(holder, "__struct_fields__", ()):
+                value = encode(getattr(holder, name))
+                seen.setdefault(f"{type(holder).__name__}.{name}", set()).add(value)
+    varying = {name.partition(".")[2] for name, values in seen.items() if len(values) > 1}
+    assert len(varying) > 40
+    folder = Path(table.__file__).parent
+    read = {
+        node.attr
+        for name in READERS
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    assert varying - read == set()
