@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Literal, cast
 
 from msgspec import Struct
-from transitions import EventData, Machine, Transition
+from transitions import Event, EventData, Machine, MachineError, Transition
 
 from statemachine import attempt, table
 from statemachine.absorb import absorb
@@ -71,8 +71,24 @@ class BareTransition(Transition):
         return True
 
 
+class BareEvent(Event):
+    """Its transitions from where the model is, in order, until one is taken.
+
+    The library's own looks the state up by name, and wraps each call for queues and handlers of errors,
+    which there are none of here; that is another third of a step.
+    """
+
+    def trigger(self, model: object, *args: object, **kwargs: object) -> bool:
+        data = EventData(None, self, self.machine, model, args, kwargs)
+        place = getattr(model, self.machine.model_attribute).name
+        if place not in self.transitions:
+            raise MachineError(f"no row for {self.name} in {place}")
+        return any(transition.execute(data) for transition in self.transitions[place])
+
+
 class BareMachine(Machine):
     transition_cls = BareTransition
+    event_cls = BareEvent
 
 
 def step(snapshot: Snapshot, event: AnyEvent, now: int) -> tuple[Snapshot, tuple[AnyEffect, ...]]:
