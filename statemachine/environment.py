@@ -181,19 +181,20 @@ class Impossible(Exception):
 
 _COMMON_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
     StageKey: ("ok",),
-    SubmitRegistration: ("accepted", "retry"),
-    PollRegistration: ("pending", "assigned", "retry"),
-    ProveCredential: ("ok", "unreachable"),
+    SubmitRegistration: ("accepted",),
+    PollRegistration: ("pending", "assigned"),
+    ProveCredential: ("ok",),
     CommitCredential: ("ok",),
     RetireCredential: ("ok",),
 }
-"A store that works, and a cloud that does what is asked of it, takes its time, or cannot be reached."
+"A store that works, and a cloud that does what is asked of it, or takes its time: too long, even."
 
 _RARE_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
     StageKey: ("retry", "operator"),
     SubmitRegistration: (
         "assigned",
         "unsent",
+        "retry",
         "operator",
         "new_key",
         "reregister",
@@ -209,11 +210,12 @@ _RARE_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
         "in its window",
         "no certificate",
         "another key",
+        "retry",
         "operator",
         "reregister",
         "no csr",
     ),
-    ProveCredential: ("refused", "new_key"),
+    ProveCredential: ("refused", "unreachable", "new_key"),
     CommitCredential: ("retry", "operator"),
     RetireCredential: ("retry",),
 }

@@ -1,10 +1,10 @@
 """Every world that can be reached, breadth-first over the real ``step``, and what must hold in all of them.
 
 Worlds are those of environment.py, reduced as reduction.py says. A *surprise* is whatever the world does
-beside the common run of things: time passing, deadlines, answers, waiting, and a cloud that cannot be reached
-are none; a refusal, a kill, a command, a set clock, a changed configuration or a lost credential is one each.
-The worlds within so many surprises are explored to closure: nothing is left that leads to a new one. A world
-is filed under the fewest surprises that lead to it, so it is looked at once.
+beside the common run of things: time passing, deadlines, answers as wished for, waiting for them and waiting
+in vain are none; any other answer, a kill, a command, a set clock, a changed configuration or a lost
+credential is one each. The worlds within so many surprises are explored to closure: nothing is left that
+leads to a new one. A world is filed under the fewest surprises that lead to it, so it is looked at once.
 
 A ``Part`` holds those worlds whose digest falls to it; several may work side by side, and tell each other
 what they find. One alone is the whole search.

@@ -549,3 +549,13 @@ def test_a_change_of_rules_has_no_stamp_of_its_own():
     before = world.snapshot.last_unix_ms
     world.take(RulesChanged(before=1, after=RULES_REVISION), after_ms=3 * DAY)
     assert world.snapshot.last_unix_ms == before
+
+
+def test_a_clock_that_goes_back_moves_nothing_that_is_past_all_the_same():
+    world = renewing(Phase.PROVING)
+    credential, candidate = world.snapshot.credential, world.snapshot.candidate
+    world.now += DAY
+    world.take(ClockObserved(kernel_synchronised=True))
+    world.take(ClockObserved(kernel_synchronised=True, jump_ms=-HOUR), after_ms=-HOUR)
+    assert world.snapshot.credential == credential
+    assert world.snapshot.candidate == candidate

@@ -290,3 +290,12 @@ def test_a_key_that_waits_for_its_certificate_is_not_collected():
     )
     decision = world.fire("collect")
     assert wishes(decision) == [f"keep 1,{staged}"]
+
+
+def test_a_lost_life_is_forgotten_before_another_is_waited_for():
+    world = provisioned()
+    world.snapshot = structs.replace(
+        world.snapshot, budget=Budget(spent=POLICY.budget_registrations, since_unix_ms=world.now)
+    )
+    decision = world.take(CredentialLost(generation=1, reason="gone"))
+    assert wishes(decision) == ["disarm window", "disarm expiry", "arm attempt"]

@@ -360,3 +360,19 @@ def test_a_new_hub_is_silent_for_as_long_as_hubs_may_be_late(age_ms, fields, exp
     moved = structs.replace(CANDIDATE, new_assignment=True)
     facts = {"candidate": moved, "credential": ISSUED, **fields}
     assert asked(guards.new_hub_silent, T0 + age_ms, **facts) is expected
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "expected"),
+    [
+        ("retry", True),
+        ("wait", True),
+        ("operator", False),
+        ("new_key", False),
+        ("reregister", False),
+        ("clock", False),
+    ],
+)
+def test_only_what_may_pass_is_asked_again(failure_class, expected):
+    event = structs.replace(REFUSED, failure_class=failure_class)
+    assert asked(guards.worth_repeating, event=event) is expected
