@@ -19,6 +19,8 @@ from statemachine.explore import LIVENESS, Facts, Found, Graph, Offer, Part, pat
 
 ROUND = 300
 "Worlds a part looks at before it hands over."
+TOLD = 100_000
+"After so many worlds a sign of life is given."
 
 Tell = Callable[[str], None]
 
@@ -76,6 +78,7 @@ class _Crew:
     def search(self, most: int | None, tell: Tell) -> bool:
         """False when there is something left."""
         began = time.monotonic()
+        next_told = TOLD
         boxes: list[list[Offer]] = [[] for _ in self._pipes]
         while True:
             while True:
@@ -85,13 +88,16 @@ class _Crew:
                     for box, offers in zip(boxes, outbox, strict=True):
                         box.extend(offers)
                 worlds = sum(count for _, count, _ in answers)
+                if worlds >= next_told:
+                    tell(f"{worlds} worlds, {time.monotonic() - began:.0f} s")
+                    next_told = worlds + TOLD
                 if any(state == "found" for *_, state in answers) or (most is not None and worlds >= most):
                     return False
                 if not any(boxes) and all(state == "idle" for *_, state in answers):
                     break
             levels = self._each("level")
             level, surprises = levels[0]
-            tell(f"{level} surprises: {worlds} worlds, {time.monotonic() - began:.0f} s")
+            tell(f"with {level} surprises: {worlds} worlds, all looked at, {time.monotonic() - began:.0f} s")
             if level == surprises:
                 return True
             self._each("next")

@@ -47,7 +47,7 @@ def test_what_leads_nowhere_is_a_trap(capsys, nothing_ever_happens, monkeypatch,
     assert "closed: nothing is left to look at" in out
     assert explore.LIVENESS in out
     assert "With real instants it did not come about" in out
-    assert "1 surprises: 1 worlds" in err
+    assert "with 1 surprises: 1 worlds, all looked at" in err
     assert replay_files([("way", path.read_bytes())]).records == 1
 
 

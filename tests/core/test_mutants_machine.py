@@ -7,11 +7,12 @@ import pytest
 
 from statemachine.errors import TableMistake
 from statemachine.events import HoldRequested
-from statemachine.machine import RULES_REVISION, build, decide
+from statemachine.machine import RULES_REVISION, SIGNAL_KEYS, build, decide
 from statemachine.replay import RULES
 from statemachine.rows import Row, on
 from statemachine.snapshot import Snapshot
 from statemachine.states import State
+from statemachine.work import SIGNALS, Signal
 from tests.core.world import DAY, HOUR, NO_DPS, T0, World, started
 
 
@@ -65,3 +66,8 @@ def test_a_table_knows_all_its_rows_in_their_order():
 
 def test_the_rules_in_force_are_among_those_that_replay():
     assert RULES[RULES_REVISION] is not None
+
+
+def test_the_tables_may_use_every_signal_there_is():
+    assert set(SIGNALS) == set(Signal.__subclasses__())
+    assert {signal.tag for signal in SIGNALS} == set(SIGNAL_KEYS)
