@@ -97,7 +97,7 @@ _DPS = PolicySettings(
     endpoint="https://dps.example",
     scope_id="0ne0",
     attestation="symmetric_key",
-    budget_registrations=2,
+    budget_registrations=1,
 )
 CONFIGURATIONS: dict[str, tuple[PolicySettings, str]] = {
     "dps": (_DPS, "f1"),
@@ -114,7 +114,7 @@ CONFIGURATIONS: dict[str, tuple[PolicySettings, str]] = {
     ),
     "none": (PolicySettings(dps=False), ""),
 }
-"By name: what is configured, and its fingerprint. Registrations are few, so that their bound is met."
+"By name: what is configured, and its fingerprint. The bound of registrations is low, so that it is met."
 
 
 class Disk(Struct, frozen=True):
@@ -256,7 +256,7 @@ def common(world: World) -> Iterator[Choice]:
         yield Choice("release")
     if world.error:
         yield Choice("clock set", "right")
-    else:
+    elif not snapshot.clock.trusted:
         yield Choice("clock confirmed")
     if world.late is not None:
         yield Choice("late")
@@ -281,6 +281,8 @@ def rare(world: World) -> Iterator[Choice]:
             yield Choice("configured", name)
     if snapshot.credential is not None:
         yield from _OBSERVATIONS if snapshot.refusals.count else _FIRST_OBSERVATIONS
+    if not world.error and snapshot.clock.trusted:
+        yield Choice("clock confirmed")
     for name, error in ERRORS.items():
         if error != world.error:
             if error:

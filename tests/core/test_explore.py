@@ -376,7 +376,7 @@ def test_work_that_ends_late_tells_the_machine_nothing():
     part = Part(surprises=0)
     part.take([Offer(explore.digest_of(pack(world)), pack(world), 0, NOBODY, HAPPY[0])])
     part.run(1)
-    assert part.steps > 1
+    assert part.steps >= 1
     assert part.found == []
 
 
