@@ -28,7 +28,7 @@ from tests.mutation.harness import (
     supposed_looks,
     with_tests,
 )
-from tests.mutation.killers import KILLERS
+from tests.mutation.killers import EXPLORED, KILLERS, explorer
 from tests.mutation.mutants import all_mutants
 from tests.mutation.report import Run, as_json, text
 from tests.mutation.source import Mutant
@@ -45,6 +45,9 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
     parser.add_argument("--killers", default=",".join(KILLERS), help="a choice of " + ",".join(KILLERS))
+    parser.add_argument(
+        "--worlds", type=int, default=EXPLORED, metavar="N", help=f"that the explorer looks at ({EXPLORED})"
+    )
     parser.add_argument(
         "--unchecked", action="store_true", help="the tests are known to pass; do not run them first"
     )
@@ -76,15 +79,16 @@ def main() -> int:
             looks = remembered_looks(items, args.looks)
         else:
             looks = look_at_unchanged(items, measured=not args.unmeasured)
-        _say(
-            f"{len(items)} tests pass on the unchanged machine; {len(chosen)} of {len(every)} mutants follow"
-        )
+        green = "supposed to pass" if args.unchecked else "pass"
+        _say(f"{len(items)} tests {green} on the unchanged machine")
+        _say(f"{len(chosen)} of {len(every)} mutants follow")
         known = equivalent.entries()
         listed = frozenset(one.id for one in chosen if equivalent.reason_for(one, known) is not None)
         panel = Panel(
             items=items,
             looks=looks,
             killers=killers,
+            explorer=explorer(args.worlds),
             listed=listed,
             steps=steps() if listed else [],
         )

@@ -79,12 +79,12 @@ def run_tests(
     return None
 
 
-def explorer() -> Explorer | None:
+def explorer(worlds: int = EXPLORED) -> Explorer | None:
     """Exploration with the step in force: None when every invariant holds, else the first that fails.
 
     ``explore_finds`` of the explorer where it offers one. Else its ``search``, of the worlds that are reached
-    without any surprise, and of EXPLORED of them only: what is wrong is seldom far from the first start.
-    None: there is no explorer.
+    without any surprise, and of the first ``worlds`` of them only: what is wrong is seldom far from the first
+    start. None: there is no explorer.
     """
     if importlib.util.find_spec(EXPLORER) is None:
         return None
@@ -96,7 +96,7 @@ def explorer() -> Explorer | None:
         return None
 
     def first() -> str | None:
-        found = module.search(0, EXPLORED).found
+        found = module.search(0, worlds).found
         return f"{found[0].law}: {found[0].what}" if found else None
 
     return first
