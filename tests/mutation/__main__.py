@@ -109,12 +109,17 @@ def _chosen(every: list[Mutant], only: str | None, sample: int | None, seed: int
     some = every
     if only is not None:
         texts = Path(only[1:]).read_text(encoding="utf-8").splitlines() if only.startswith("@") else [only]
-        some = [one for one in every if any(part in one.id for part in texts if part)]
+        some = [one for one in every if any(_fits(one, part) for part in texts if part)]
     if sample is not None and sample < len(some):
         # By each one's own name, so that a new row or line does not draw another sample.
         drawn = {one.id for one in sorted(some, key=lambda one: _lot(seed, one))[:sample]}
         some = [one for one in some if one.id in drawn]
     return some
+
+
+def _fits(mutant: Mutant, text: str) -> bool:
+    """``^`` in front means at the beginning."""
+    return mutant.id.startswith(text[1:]) if text.startswith("^") else text in mutant.id
 
 
 def _lot(seed: int, mutant: Mutant) -> bytes:
