@@ -181,3 +181,61 @@ def test_every_dimension_is_read_by_a_decision_or_an_invariant():
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     assert varying - read == set()
+
+
+def aged(world: World, what: str, times: int) -> World:
+    for _ in range(times):
+        world = dict(passings(world))[Choice("passes", what)]
+    return world
+
+
+def names(world: World) -> set[str]:
+    return {choice.what for choice, _ in passings(world)}
+
+
+def flipped_behind_its_back() -> World:
+    """A second certificate is being made current when the configuration loses its source."""
+    ways = (
+        Choice("first start", "right"),
+        *(
+            Choice("answer", kind, how)
+            for kind, how in (("StageKey", "ok"), ("SubmitRegistration", "accepted"))
+        ),
+        Choice("deadline", "phase"),
+        *(
+            Choice("answer", kind, how)
+            for kind, how in (
+                ("PollRegistration", "assigned"),
+                ("ProveCredential", "ok"),
+                ("CommitCredential", "ok"),
+                ("RetireCredential", "ok"),
+            )
+        ),
+        Choice("renew"),
+        *(
+            Choice("answer", kind, how)
+            for kind, how in (("StageKey", "ok"), ("SubmitRegistration", "accepted"))
+        ),
+        Choice("deadline", "phase"),
+        Choice("answer", "PollRegistration", "assigned"),
+        Choice("answer", "ProveCredential", "ok"),
+        Choice("configured", "none"),
+    )
+    world = World()
+    for choice in ways:
+        world = happen(world, choice).world
+    return canonical(world)
+
+
+def test_a_life_that_ended_grows_no_older():
+    """The credential in use, the one that the store holds, and the one that is made current late."""
+    late = flipped_behind_its_back()
+    assert {"life", "late"} <= names(late)
+    assert "late" not in names(aged(late, "late", 3))
+    stored = canonical(happen(late, Choice("late")).world)
+    assert stored.disk.current.generation != stored.snapshot.credential.generation
+    assert {"life", "stored"} <= names(stored)
+    assert "stored" not in names(aged(stored, "stored", 3))
+    older = aged(stored, "life", 3)
+    assert "life" not in names(older)
+    assert older.disk == stored.disk
