@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from statemachine.environment import Choice
 from statemachine.explore import LIVENESS, Facts, Found, Graph, Offer, Part, path, traps
+from statemachine.states import Phase, State
 
 ROUND = 300
 "Worlds a part looks at before it hands over."
@@ -37,8 +38,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     seconds: float
     rows: frozenset[tuple[str, int]]
     "Table and place of every row that was taken."
-    visited: int
-    "Pairs of position and event."
+    visited: frozenset[tuple[State, Phase, str]]
+    "Positions, and what happened there."
     found: tuple[tuple[Found, tuple[Choice, ...]], ...]
     "What does not hold, and how to get there; empty when everything does."
     trapped: int
@@ -54,7 +55,7 @@ def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outco
         trapped: tuple[int, ...] = ()
         if closed and not found:
             trapped = traps(crew.graphs())
-            found = [Found(LIVENESS, _TRAPPED, number, None) for number in trapped[:3]]
+            found = [Found(LIVENESS, _TRAPPED, number, ()) for number in trapped[:3]]
         return Outcome(
             closed=closed,
             worlds=sum(part.worlds for part in facts),
@@ -62,7 +63,7 @@ def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outco
             steps=sum(part.steps for part in facts),
             seconds=time.monotonic() - began,
             rows=frozenset().union(*(part.rows for part in facts)),
-            visited=len(frozenset().union(*(part.visited for part in facts))),
+            visited=frozenset().union(*(part.visited for part in facts)),
             found=tuple((one, path(crew.origin, one.world)) for one in found),
             trapped=len(trapped),
         )

@@ -35,6 +35,7 @@ from statemachine.snapshot import (
     Credential,
     Snapshot,
 )
+from statemachine.states import ATTEMPT_STATES
 from statemachine.work import Work
 
 
@@ -272,6 +273,9 @@ def _started(work: Work) -> None:
 def _stores(work: Work, inventory: Inventory) -> None:
     """The stores win over the journal: what they hold is what the device can prove."""
     snapshot = work.snapshot
+    if snapshot.purge is not None:
+        # What is still there is being erased.
+        return
     candidate, credential, current = snapshot.candidate, snapshot.credential, inventory.current
     if current is None:
         # A commit that was under way is repeated and makes its generation current; nothing else is left.
@@ -288,6 +292,18 @@ def _stores(work: Work, inventory: Inventory) -> None:
     ):
         return
     adopt(work, current)
+    if work.since(3) and work.state in ATTEMPT_STATES:
+        _watch_expiry(work, current)
+
+
+def _watch_expiry(work: Work, current: StoredCredential) -> None:
+    """Another certificate than the journal speaks of ends at another instant.
+
+    At rest the rows of a start say what is armed for it.
+    """
+    others = tuple(one for one in work.snapshot.armed if one.name != "expiry")
+    watched = (Armed(name="expiry", at_unix_ms=current.not_after_unix_ms),)
+    work.change(armed=(*others, *(watched if current.source == "issued" else ())))
 
 
 def adopt(work: Work, current: StoredCredential) -> None:
@@ -334,7 +350,9 @@ def _configured(work: Work) -> None:
 
 
 def _held(work: Work) -> None:
-    work.change(hold=work.event.hold)
+    event: HoldRequested = work.event
+    if work.snapshot.purge is None:
+        work.change(hold=event.hold, given_up=work.snapshot.given_up and event.hold)
 
 
 def _refused(work: Work) -> None:
@@ -351,7 +369,9 @@ def _proof_refused(work: Work) -> None:
     event: CredentialProofFailed = work.event
     credential, refusals = work.snapshot.credential, work.snapshot.refusals
     mine = credential is not None and event.generation == credential.generation
-    if mine and event.refused and not clock_known(work):
+    # Before revision 3 an answer that nobody waits for was counted as well.
+    asked = not work.since(3) or any(one.id == event.answers for one in work.snapshot.outstanding)
+    if mine and asked and event.refused and not clock_known(work):
         work.change(refusals=structs.replace(refusals, count=refusals.count + 1))
 
 

@@ -4,7 +4,13 @@ from msgspec import structs
 
 from statemachine import policy
 from statemachine.absorb import arm_overdue
-from statemachine.effects import ProveCredential, PushModuleKeys, RetireCredential, StopService
+from statemachine.effects import (
+    ProveCredential,
+    PurgeCredentials,
+    PushModuleKeys,
+    RetireCredential,
+    StopService,
+)
 from statemachine.events import Failure, RenewRequested, ReprovisionRequested
 from statemachine.guards import (
     assigned_by_configuration,
@@ -15,10 +21,11 @@ from statemachine.guards import (
     no_budget_counts,
     proof_wanted,
 )
-from statemachine.snapshot import Budget, Credential, Problem, Refusals, Superseded
+from statemachine.snapshot import Budget, Credential, Problem, Purge, Refusals, Superseded
 from statemachine.work import AttemptAbandoned, AttemptBegun, Work
 
 COLLECT_AGAIN_MS = 3_600_000
+PURGE_AGAIN_MS = 60_000
 
 # --- beginning and giving up attempts ----------------------------------------------------------------
 
@@ -341,6 +348,48 @@ def note_not_pushed(work: Work) -> None:
     """No retry: a person asked, is told, and decides."""
     event: Failure = work.event
     work.change(module_keys_problem=problem_of(event))
+
+
+# --- giving the device up ------------------------------------------------------------------------------
+
+
+def purge(work: Work) -> None:
+    """Forget it all, and have it erased; no attempt begins until somebody releases the hold."""
+    work.signal(AttemptAbandoned)
+    work.disarm("window", "attempt", "expiry", "reissue", "prove", "collect")
+    work.forget_asked((ProveCredential, RetireCredential, PushModuleKeys))
+    work.change(
+        hold=True,
+        given_up=True,
+        purge=Purge(),
+        credential=None,
+        assignment=None,
+        bundle=None,
+        bundle_problem=None,
+        staged=None,
+        superseded=(),
+        module_keys_lost=None,
+        module_keys_problem=None,
+        budget=Budget(),
+        failures=0,
+    )
+    work.ask(PurgeCredentials())
+
+
+def purge_later(work: Work) -> None:
+    event: Failure = work.event
+    work.change(purge=Purge(problem=problem_of(event)))
+    work.arm_after("collect", PURGE_AGAIN_MS)
+
+
+def purge_again(work: Work) -> None:
+    work.forget_asked((PurgeCredentials,))
+    work.ask(PurgeCredentials())
+
+
+def purged(work: Work) -> None:
+    work.change(purge=None)
+    work.disarm("collect")
 
 
 # --- the rest ----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ class Lived(NamedTuple):
 
     world: World
     records: tuple[Record, ...]
+    "Since the journal was last lost."
     broken: frozenset[str]
     "Names of the invariants that did not hold, at any step."
 
@@ -44,10 +45,12 @@ def relive(choices: Sequence[Choice]) -> Lived:
                 happened = happen(world, real)
             except Impossible:
                 continue
-            before, world = world.snapshot, happened.world
+            before, world = happened.told, happened.world
             event, decision = happened.event, happened.decision
             if event is None or decision is None:
                 continue
+            if not before.sequence:
+                records.clear()
             stamp = world.stamp
             records.append(record_of(stamp, event, decision))
             broken |= {law.__name__ for law in STATE_LAWS if law(decision.snapshot) is not None}
@@ -68,20 +71,21 @@ def shortest(choices: Sequence[Choice], holds: Callable[[Lived], bool]) -> tuple
     return tuple(kept)
 
 
-def journal_of(records: Sequence[Record]) -> bytes:
+def journal_of(lived: Lived) -> bytes:
     """As the service writes it."""
+    epoch = lived.world.snapshot.epoch
     header = Header(
         rules_revision=RULES_REVISION,
         software_version="",
         machine="",
         device="device-1",
-        epoch=1,
+        epoch=epoch,
         first_sequence=1,
         created_unix_ms=NOW,
     )
-    head, digest = head_lines(header, Snapshot())
+    head, digest = head_lines(header, Snapshot(epoch=epoch))
     lines = list(head)
-    for record in records:
+    for record in lived.records:
         line, digest = encode_line(record, digest)
         lines.append(line)
     return b"".join(lines)
@@ -99,6 +103,13 @@ def _really(world: World, choice: Choice) -> Iterator[tuple[int, Choice | None]]
         case Choice("refused by the hub", "often"):
             for _ in range(rules.REFUSALS_NEEDED):
                 yield rules.REFUSALS_SPREAD_MS // 2, choice._replace(what="")
+        case Choice("answer", _, "alert, often"):
+            for _ in range(rules.REFUSALS_NEEDED):
+                yield TICK_MS, choice._replace(how="alert")
+                yield TICK_MS, Choice("deadline", "prove")
+        case Choice("answer", _, "unsent, of many"):
+            # It was spent by what came before, or it was not.
+            yield TICK_MS, choice._replace(how="unsent")
         case _:
             yield TICK_MS, choice
 

@@ -137,6 +137,14 @@ class RetireCredential(Asking, frozen=True, kw_only=True, tag="retire-credential
     since. None in revision 1 of the rules: no bound."""
 
 
+class PurgeCredentials(Asking, frozen=True, kw_only=True, tag="purge-credentials"):
+    """Erase every generation with its key, what is published of them, and what is kept of modules.
+
+    Answered by CredentialsPurged or CredentialsPurgeFailed. A repeat finds nothing left to do. Work of the
+    store that was asked for before is done, or never will be, when the answer comes.
+    """
+
+
 class PushModuleKeys(Asking, frozen=True, kw_only=True, tag="push-module-keys"):
     """Give the hub the keys of this device's modules, made from the master key; a missing one is made first.
 
@@ -155,6 +163,7 @@ AnyEffect = (
     | ProveCredential
     | CommitCredential
     | RetireCredential
+    | PurgeCredentials
     | PushModuleKeys
 )
 

@@ -19,6 +19,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     RetireCredential,
     StageKey,
     SubmitRegistration,
@@ -36,8 +37,11 @@ from statemachine.events import (
     CredentialProven,
     CredentialRetired,
     CredentialRetireFailed,
+    CredentialsPurged,
+    CredentialsPurgeFailed,
     DeadlinePassed,
     HoldRequested,
+    HookEnded,
     HubRefusedCredential,
     Inventory,
     KeyStaged,
@@ -46,6 +50,7 @@ from statemachine.events import (
     ModuleKeysPushed,
     ModuleKeysPushFailed,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
@@ -59,10 +64,10 @@ from statemachine.events import (
 )
 from statemachine.machine import RULES_REVISION, Decision, decide
 from statemachine.policy import DAY_MS, REFUSALS_NEEDED
-from statemachine.rows import Row
+from statemachine.rows import Row, key_of
 from statemachine.settings import ManualAssignment, PolicySettings
-from statemachine.snapshot import Outstanding, Snapshot
-from statemachine.states import FailureClass, Timer
+from statemachine.snapshot import Armed, Outstanding, Snapshot
+from statemachine.states import FailureClass, Phase, Timer
 
 NOW = 2_000_000_000_000
 "True time where a world begins, Unix milliseconds."
@@ -171,6 +176,8 @@ class Happened(NamedTuple):
     decision: Decision | None = None
     rows: tuple[Row[Any], ...] = ()
     "Those that were taken."
+    told: Snapshot = Snapshot()
+    "What the machine knew when it was told."
 
 
 class Impossible(Exception):
@@ -186,6 +193,7 @@ _COMMON_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
     ProveCredential: ("ok",),
     CommitCredential: ("ok",),
     RetireCredential: ("ok",),
+    PurgeCredentials: ("ok",),
 }
 "A store that works, and a cloud that does what is asked of it, or takes its time: too long, even."
 
@@ -215,11 +223,15 @@ _RARE_ANSWERS: dict[type[AnyEffect], tuple[str, ...]] = {
         "reregister",
         "no csr",
     ),
-    ProveCredential: ("refused", "unreachable", "new_key"),
+    ProveCredential: ("refused", "alert", "unreachable", "new_key"),
     CommitCredential: ("retry", "operator"),
     RetireCredential: ("retry",),
+    PurgeCredentials: ("retry",),
 }
-"The others that decisions can tell apart. `wait` is to them what `retry` is."
+"""The others that decisions can tell apart. `wait` is to them what `retry` is.
+
+A refusal by a TLS alert comes without a Date.
+"""
 
 _COMMANDS = (
     Choice("reprovision", "operator"),
@@ -232,12 +244,17 @@ _RESTARTS = (
     Choice("restart", "at once"),
     Choice("restart", "another machine"),
     Choice("restart", "store empty"),
+    Choice("restart", "journal lost"),
+    Choice("restart", "journal lost", "another scope"),
 )
 
 
 _TELLING_LATER = ("at once", "clock")
 "Starts that see how long nothing was heard; of the others it is enough that one of these comes before."
 _NEWS_AT_START = ("another scope", "manual", "none")
+_FIRST_CONFIGURATIONS = ("same key", "manual", "none")
+_OTHER_STORES = ("early", "in its window")
+"How old the certificate is that a restored store holds."
 
 
 def common(world: World) -> Iterator[Choice]:
@@ -245,13 +262,15 @@ def common(world: World) -> Iterator[Choice]:
     snapshot = world.snapshot
     if snapshot.sequence == 0:
         yield Choice("first start", "right")
+        yield from (Choice("first start", "right", name) for name in _FIRST_CONFIGURATIONS)
         return
     for one in snapshot.outstanding:
         kind = type(one.effect)
         for how in _COMMON_ANSWERS[kind]:
             yield Choice("answer", kind.__name__, how)
     for armed in snapshot.armed:
-        yield Choice("deadline", armed.name)
+        if due(world, armed):
+            yield Choice("deadline", armed.name)
     if snapshot.hold:
         yield Choice("release")
     if world.error:
@@ -260,6 +279,11 @@ def common(world: World) -> Iterator[Choice]:
         yield Choice("clock confirmed")
     if world.late is not None:
         yield Choice("late")
+
+
+def due(world: World, armed: Armed) -> bool:
+    """It is a delay, or its instant has come by the own clock."""
+    return armed.delay_ms is not None or armed.at_unix_ms <= world.stamp + world.snapshot.clock.correction_ms
 
 
 def rare(world: World) -> Iterator[Choice]:
@@ -273,9 +297,14 @@ def rare(world: World) -> Iterator[Choice]:
         kind = type(one.effect)
         for how in _RARE_ANSWERS[kind]:
             yield Choice("answer", kind.__name__, how)
+        if kind is SubmitRegistration and _budget_is_spent(world):
+            yield Choice("answer", kind.__name__, "unsent, of many")
+        if kind is ProveCredential and not snapshot.clock.trusted and snapshot.phase is Phase.IDLE:
+            yield Choice("answer", kind.__name__, "alert, often")
     yield from _COMMANDS
     if not snapshot.hold:
         yield Choice("hold")
+    yield Choice("purge")
     for name, (policy, fingerprint) in CONFIGURATIONS.items():
         if (policy, fingerprint) != (snapshot.policy, snapshot.fingerprint):
             yield Choice("configured", name)
@@ -301,32 +330,76 @@ def _starts(world: World) -> Iterator[Choice]:
     yield from _RESTARTS
     if not world.error and not world.snapshot.clock.trusted:
         yield Choice("restart", "clock confirmed")
-    if any(isinstance(one.effect, StageKey | CommitCredential) for one in world.snapshot.outstanding):
+    if any(
+        isinstance(one.effect, StageKey | CommitCredential | PurgeCredentials)
+        for one in world.snapshot.outstanding
+    ):
         yield Choice("restart", "effects done")
     for name, error in ERRORS.items():
         if error != world.error:
             yield Choice("restart", "clock", name)
+    if world.disk.current is not None:
+        yield from (Choice("restart", "another store", how) for how in _OTHER_STORES)
     for name in _NEWS_AT_START:
         if CONFIGURATIONS[name] != (world.snapshot.policy, world.snapshot.fingerprint):
             yield Choice("restart", "configured", name)
 
 
+_NOBODY_ASKED: dict[str, Any] = {"answers": "9.9.9"}
+_IT_FAILED: dict[str, Any] = {**_NOBODY_ASKED, "failure_class": "retry", "code": "late"}
+_TIMERS: dict[str, Timer] = {name: name for name in get_args(Timer)}
+_STALE_ANSWERS: dict[str, AnyEvent] = {
+    key_of(one): one
+    for one in (
+        KeyStaged(**_NOBODY_ASKED, generation=1, spki_sha256="k1"),
+        KeyStageFailed(**_IT_FAILED),
+        RegistrationAccepted(**_NOBODY_ASKED, operation_id="op"),
+        RegistrationPending(**_NOBODY_ASKED),
+        RegistrationAssigned(**_NOBODY_ASKED, assigned_hub=HUBS[0], device_id="device-1"),
+        RegistrationFailed(**_IT_FAILED),
+        CredentialProven(**_NOBODY_ASKED, generation=1),
+        CredentialProofFailed(**_IT_FAILED, generation=1, refused=True),
+        CredentialCommitted(**_NOBODY_ASKED, generation=1),
+        CredentialCommitFailed(**_IT_FAILED),
+        CredentialRetired(**_NOBODY_ASKED),
+        CredentialRetireFailed(**_IT_FAILED),
+        CredentialsPurged(**_NOBODY_ASKED),
+        CredentialsPurgeFailed(**_IT_FAILED),
+        ModuleKeysPushed(**_NOBODY_ASKED, modules=1),
+        ModuleKeysPushFailed(**_IT_FAILED),
+    )
+}
+
 STALE = (
-    Choice("stale", "answer"),
-    Choice("stale", "deadline"),
+    *(Choice("stale", "answer", key) for key in _STALE_ANSWERS),
+    *(Choice("stale", "deadline", name) for name in _TIMERS),
+    Choice("stale", "early"),
     Choice("stale", "refusal"),
+    Choice("stale", "loss"),
 )
 "What may come at any moment and must change nothing."
 
 ASIDE = (
     Choice("shutdown"),
     Choice("module keys lost"),
+    Choice("lost already"),
     Choice("module keys asked for"),
-    Choice("module keys pushed"),
-    Choice("module keys not pushed"),
+    Choice("hook ended"),
     Choice("rules"),
 )
-"What must touch nothing but its own: looked at in every state, and not followed."
+"What must touch nothing but its own: looked at in every situation, and not followed."
+MAY_CHANGE = ("shutdown", "lost already")
+"Of these: the one stops the service, the other may find a deadline of what is gone."
+
+AFTERWARDS: dict[Choice, tuple[Choice, ...]] = {
+    Choice("shutdown"): (*_COMMANDS, Choice("module keys asked for"), *_FIRST_OBSERVATIONS),
+    Choice("module keys asked for"): (
+        Choice("module keys asked for"),
+        Choice("answer", "PushModuleKeys", "ok"),
+        Choice("answer", "PushModuleKeys", "retry"),
+    ),
+}
+"What may come next, where it is not followed any further."
 
 
 # --- what it comes to ---------------------------------------------------------------------------------
@@ -335,8 +408,8 @@ ASIDE = (
 def happen(world: World, choice: Choice) -> Happened:
     """Do it. Raises Impossible."""
     match choice:
-        case Choice("first start", error):
-            return _start(structs.replace(world, error=ERRORS[error]), *CONFIGURATIONS["dps"])
+        case Choice("first start", error, name):
+            return _start(structs.replace(world, error=ERRORS[error]), *CONFIGURATIONS[name or "dps"])
         case Choice("restart", what, how):
             return _restart(world, what, how)
         case Choice("restart later", what, how):
@@ -355,8 +428,8 @@ def happen(world: World, choice: Choice) -> Happened:
         case Choice("lost"):
             empty = structs.replace(world, disk=structs.replace(world.disk, current=None))
             return _take(empty, CredentialLost(generation=_generation(world), reason="gone"))
-        case Choice("stale" | "module keys pushed" | "module keys not pushed"):
-            return _take(world, _aside(world, choice))
+        case Choice("stale"):
+            return _take(world, _stale(world, choice))
     return _take(world, _told(world, choice))
 
 
@@ -374,6 +447,8 @@ def _told(world: World, choice: Choice) -> AnyEvent:
             return RenewRequested(uid=0, draw_ppm=DRAW_PPM)
         case Choice("hold" | "release" as kind):
             return HoldRequested(hold=kind == "hold", uid=0, draw_ppm=DRAW_PPM)
+        case Choice("purge"):
+            return PurgeRequested(uid=0, draw_ppm=DRAW_PPM)
         case Choice("configured", name):
             policy, fingerprint = CONFIGURATIONS[name]
             return ConfigurationChanged(policy=policy, fingerprint=fingerprint, draw_ppm=DRAW_PPM)
@@ -383,10 +458,16 @@ def _told(world: World, choice: Choice) -> AnyEvent:
             return HubRefusedCredential(generation=_generation(world), code="hub-401", draw_ppm=DRAW_PPM)
         case Choice("clock confirmed"):
             return ClockObserved(kernel_synchronised=True)
+        case Choice("lost already"):
+            if world.snapshot.credential is not None:
+                raise Impossible("already")
+            return CredentialLost(generation=0, reason="gone")
         case Choice("module keys lost"):
             return ModuleKeysLost(reason="gone")
         case Choice("module keys asked for"):
             return ModuleKeysRequested(uid=0)
+        case Choice("hook ended"):
+            return HookEnded(hook="renewed", outcome="done")
         case Choice("rules"):
             return RulesChanged(before=RULES_REVISION, after=RULES_REVISION)
     raise Impossible(choice)
@@ -394,25 +475,33 @@ def _told(world: World, choice: Choice) -> AnyEvent:
 
 def _refused_before(world: World) -> World:
     """One refusal stands for any number below the one that is believed."""
-    refusals = world.snapshot.refusals
-    if not refusals.count:
+    if not world.snapshot.refusals.count:
         raise Impossible("often")
-    counted = structs.replace(refusals, count=max(refusals.count, REFUSALS_NEEDED - 1))
-    return structs.replace(world, snapshot=structs.replace(world.snapshot, refusals=counted))
+    return _refused_often(world)
 
 
-def _aside(world: World, choice: Choice) -> AnyEvent:
+def _stale(world: World, choice: Choice) -> AnyEvent:
+    """Nobody waits for it, or it is about what is not in use."""
+    generation = _generation(world)
     match choice:
-        case Choice("stale", "answer"):
-            return KeyStaged(answers="9.9.9", generation=1, spki_sha256="k1")
-        case Choice("stale", "deadline"):
-            armed = {one.name for one in world.snapshot.armed}
-            return DeadlinePassed(name=next(name for name in get_args(Timer) if name not in armed))
-        case Choice("stale"):
-            return HubRefusedCredential(generation=_generation(world) + 9, code="hub-401")
-        case Choice("module keys pushed"):
-            return ModuleKeysPushed(answers="9.9.9", modules=1)
-    return ModuleKeysPushFailed(answers="9.9.9", failure_class="retry", code="hub-503")
+        case Choice("stale", "answer", key):
+            answer = _STALE_ANSWERS[key]
+            mine = isinstance(answer, CredentialProven | CredentialProofFailed)
+            return structs.replace(answer, generation=generation) if mine else answer
+        case Choice("stale", "deadline", how):
+            name = _TIMERS[how]
+            if world.snapshot.armed_as(name) is None:
+                return DeadlinePassed(name=name, draw_ppm=DRAW_PPM)
+        case Choice("stale", "early"):
+            for one in world.snapshot.armed:
+                if not due(world, one):
+                    return DeadlinePassed(name=one.name, draw_ppm=DRAW_PPM)
+        case Choice("stale", "refusal"):
+            return HubRefusedCredential(generation=generation + 9, code="hub-401")
+        case Choice("stale", "loss"):
+            if world.snapshot.credential is not None:
+                return CredentialLost(generation=generation + 9, reason="gone")
+    raise Impossible(choice)
 
 
 def _generation(world: World) -> int:
@@ -433,7 +522,7 @@ def _take(world: World, event: AnyEvent) -> Happened:
         for one in before.outstanding:
             if one.id not in waited and one.id != answered:
                 late = _forgotten(before, one) or late
-    return Happened(structs.replace(world, snapshot=after, late=late), event, decision, tuple(rows))
+    return Happened(structs.replace(world, snapshot=after, late=late), event, decision, tuple(rows), before)
 
 
 def _forgotten(before: Snapshot, one: Outstanding) -> Late | None:
@@ -535,14 +624,41 @@ _CLASSES: dict[str, FailureClass] = {
     "no csr": "operator",
     "unreachable": "retry",
     "refused": "operator",
+    "alert": "operator",
 }
 
 
+def _budget_is_spent(world: World) -> bool:
+    snapshot = world.snapshot
+    return snapshot.budget.spent >= snapshot.policy.budget_registrations
+
+
+def _refused_often(world: World) -> World:
+    refusals = world.snapshot.refusals
+    counted = structs.replace(refusals, count=max(refusals.count, REFUSALS_NEEDED - 1))
+    return structs.replace(world, snapshot=structs.replace(world.snapshot, refusals=counted))
+
+
+def _more_spent(world: World) -> World:
+    """A budget that is spent stands for one that is spent more than once."""
+    if not _budget_is_spent(world):
+        raise Impossible("of many")
+    budget = world.snapshot.budget
+    more = structs.replace(world.snapshot, budget=structs.replace(budget, spent=budget.spent + 1))
+    return structs.replace(world, snapshot=more)
+
+
 def _answer(world: World, what: str, how: str) -> Happened:
+    if how == "unsent, of many":
+        world, how = _more_spent(world), "unsent"
+    if how == "alert, often":
+        world, how = _refused_often(world), "alert"
     for one in world.snapshot.outstanding:
         if type(one.effect).__name__ == what:
             disk, event = _reply(world, one, how)
-            return _take(structs.replace(world, disk=disk), event)
+            # The store does one thing after the other: nothing begun before comes after an erasure.
+            late = None if isinstance(one.effect, PurgeCredentials) else world.late
+            return _take(structs.replace(world, disk=disk, late=late), event)
     raise Impossible(what)
 
 
@@ -564,7 +680,7 @@ def _reply(world: World, one: Outstanding, how: str) -> tuple[Disk, AnyEvent]:
                 )
             refusal = CredentialProofFailed(
                 generation=generation,
-                refused=how == "refused",
+                refused=how in ("refused", "alert"),
                 server_date_unix_ms=world.now if how == "refused" else None,
                 **_no(one, how),
             )
@@ -580,6 +696,12 @@ def _reply(world: World, one: Outstanding, how: str) -> tuple[Disk, AnyEvent]:
             return retired(disk, effect), CredentialRetired(answers=one.id, draw_ppm=DRAW_PPM)
         case RetireCredential():
             return disk, CredentialRetireFailed(**_no(one, how))
+        case PurgeCredentials() if how == "ok":
+            return Disk(), CredentialsPurged(answers=one.id, draw_ppm=DRAW_PPM)
+        case PurgeCredentials():
+            return disk, CredentialsPurgeFailed(**_no(one, how))
+        case _ if how == "retry":
+            return disk, ModuleKeysPushFailed(answers=one.id, failure_class="retry", code="hub-503")
     return disk, ModuleKeysPushed(answers=one.id, modules=1)
 
 
@@ -626,7 +748,7 @@ def _chain(world: World, spki: str, how: str) -> ChainFacts | None:
     """Without a CSR no certificate is issued."""
     if not spki or how == "no certificate":
         return None
-    begins = world.now - (75 * DAY_MS if how == "in its window" else AGE_MS)
+    begins = _begins(world, how)
     return ChainFacts(
         chain_pem=b"",
         spki_sha256="other" if how == "another key" else spki,
@@ -655,6 +777,13 @@ def _restart(world: World, what: str, how: str) -> Happened:
         case "store empty":
             gone = tuple(sorted({*dead.disk.keys, *dead.disk.taken}))
             dead = structs.replace(dead, disk=Disk(taken=gone))
+        case "another store":
+            dead = structs.replace(dead, disk=_restored(dead, how))
+        case "journal lost":
+            known = structs.replace(dead.disk, taken=())
+            dead = structs.replace(dead, snapshot=Snapshot(epoch=snapshot.epoch + 1), disk=known)
+            if how:
+                policy, fingerprint = CONFIGURATIONS[how]
         case "clock confirmed":
             confirmed = True
         case "clock":
@@ -681,6 +810,35 @@ def _much_later(world: World) -> World:
     return structs.replace(world, snapshot=older)
 
 
+def _restored(world: World, how: str) -> Disk:
+    """Somebody put back what the store held once: an issued credential that the journal knows nothing of."""
+    disk, snapshot = world.disk, world.snapshot
+    old = disk.current
+    if old is None:
+        raise Impossible("another store")
+    generation = 1 + max(snapshot.newest_generation, old.generation, *disk.keys, *disk.taken, 0)
+    begins = _begins(world, how)
+    restored = StoredCredential(
+        generation=generation,
+        source="issued",
+        hub=old.hub,
+        device_id=old.device_id,
+        fingerprint=old.fingerprint,
+        sha256=f"c{generation}",
+        spki_sha256=f"k{generation}",
+        not_before_unix_ms=begins,
+        not_after_unix_ms=begins + LIFE_MS,
+        bundle_id=old.bundle_id,
+        bundle_certificates=old.bundle_certificates,
+        bundle_sha256=old.bundle_sha256,
+    )
+    return Disk(restored, (generation,), tuple(sorted({*disk.keys, *disk.taken})))
+
+
+def _begins(world: World, how: str) -> int:
+    return world.now - (75 * DAY_MS if how == "in its window" else AGE_MS)
+
+
 def _all_done(world: World) -> Disk:
     disk = world.disk
     for one in world.snapshot.outstanding:
@@ -691,6 +849,8 @@ def _all_done(world: World) -> Disk:
                 disk = committed(disk, _to_be(world.snapshot)) or disk
             case RetireCredential() as effect:
                 disk = retired(disk, effect)
+            case PurgeCredentials():
+                disk = Disk()
     return disk
 
 

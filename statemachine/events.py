@@ -146,6 +146,12 @@ class HoldRequested(Event, frozen=True, kw_only=True, tag="hold-requested"):
     uid: int
 
 
+class PurgeRequested(Event, frozen=True, kw_only=True, tag="purge-requested"):
+    """The device is given up: erase whatever identifies it to the cloud, and begin nothing."""
+
+    uid: int
+
+
 class ModuleKeysRequested(Event, frozen=True, kw_only=True, tag="module-keys-requested"):
     """Somebody asked for the hub to be given this device's module keys."""
 
@@ -225,6 +231,15 @@ class ModuleKeysLost(Event, frozen=True, kw_only=True, tag="module-keys-lost"):
 
     reason: str
     "For people, bounded, for example which file is missing."
+
+
+class HookEnded(Event, frozen=True, kw_only=True, tag="hook-ended"):
+    """Somebody's hook on a renewal, a reprovisioning or a move has run, or could not."""
+
+    hook: Literal["renewed", "reprovisioned", "moved"]
+    outcome: Literal["done", "failed", "timeout", "refused"]
+    message: str = ""
+    "For people; bounded, without what the hook printed."
 
 
 class RulesChanged(Event, frozen=True, kw_only=True, tag="rules-changed"):
@@ -319,6 +334,14 @@ class CredentialRetireFailed(Failure, frozen=True, kw_only=True, tag="credential
     """They could not be removed now; orphans are collected at the next start."""
 
 
+class CredentialsPurged(Answer, frozen=True, kw_only=True, tag="credentials-purged"):
+    """Nothing is left of what the cloud gave this device."""
+
+
+class CredentialsPurgeFailed(Failure, frozen=True, kw_only=True, tag="credentials-purge-failed"):
+    """Something could not be erased now."""
+
+
 class ModuleKeysPushed(Answer, frozen=True, kw_only=True, tag="module-keys-pushed"):
     """The hub accepts the keys derived from the master key on disk."""
 
@@ -335,6 +358,7 @@ AnyEvent = (
     | ReprovisionRequested
     | RenewRequested
     | HoldRequested
+    | PurgeRequested
     | ModuleKeysRequested
     | ConfigurationChanged
     | ShutdownRequested
@@ -343,6 +367,7 @@ AnyEvent = (
     | HubRefusedCredential
     | CredentialLost
     | ModuleKeysLost
+    | HookEnded
     | RulesChanged
     | KeyStaged
     | KeyStageFailed
@@ -356,6 +381,8 @@ AnyEvent = (
     | CredentialCommitFailed
     | CredentialRetired
     | CredentialRetireFailed
+    | CredentialsPurged
+    | CredentialsPurgeFailed
     | ModuleKeysPushed
     | ModuleKeysPushFailed
 )

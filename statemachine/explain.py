@@ -10,6 +10,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -20,15 +21,17 @@ from statemachine.events import (
     DeadlinePassed,
     Event,
     Failure,
+    HoldRequested,
+    HookEnded,
     ModuleKeysLost,
     ModuleKeysPushed,
     RegistrationAssigned,
 )
 from statemachine.journal import Record
-from statemachine.policy import renew_at
+from statemachine.policy import renew_at, window_opens
 from statemachine.rows import key_of
 from statemachine.settings import IDENTITY_CERTIFICATE_ID
-from statemachine.snapshot import Armed, Problem, Snapshot
+from statemachine.snapshot import Armed, Problem, Purge, Snapshot
 from statemachine.states import Phase, State, Timer
 from statemachine.status import (
     AssignmentStatus,
@@ -38,6 +41,7 @@ from statemachine.status import (
     LastError,
     NextStatus,
     OnboardingStatus,
+    RenewalStatus,
     Status,
     TrustBundleStatus,
 )
@@ -67,6 +71,12 @@ def status_of(snapshot: Snapshot, now: int, *, notes: tuple[str, ...] = ()) -> S
         degraded = (*degraded, f"trust bundle from the cloud not usable: {snapshot.bundle_problem}")
     if snapshot.module_keys_problem is not None:
         degraded = (*degraded, _push_problem(snapshot.module_keys_problem))
+    if snapshot.purge is not None and snapshot.purge.problem is not None:
+        problem = snapshot.purge.problem
+        degraded = (
+            *degraded,
+            f"not all could be erased: {problem.code}: {problem.message}; it is tried again",
+        )
     help_needed = " ".join(filter(None, (_help_needed(snapshot, now), _module_keys_help(snapshot))))
     return Status(
         state=snapshot.state.value,
@@ -74,12 +84,14 @@ def status_of(snapshot: Snapshot, now: int, *, notes: tuple[str, ...] = ()) -> S
         since=rfc3339(snapshot.since_unix_ms),
         sequence=snapshot.sequence,
         stuck=bool(help_needed),
+        hold=snapshot.hold,
         degraded=degraded,
         reason=help_needed or _reason(snapshot, now),
         next=_next(snapshot),
         attempt=_attempt(snapshot),
         assignment=_assignment(snapshot),
         credential=_credential(snapshot),
+        renewal=_renewal(snapshot),
         onboarding=OnboardingStatus(
             source=_source(snapshot),
             method=snapshot.policy.attestation,
@@ -129,6 +141,11 @@ def _push_problem(problem: Problem) -> str:
 
 def _help_needed(snapshot: Snapshot, now: int) -> str | None:
     """Why an operator is needed for the device's own identity, or None."""
+    if snapshot.purge is not None:
+        return _purge_help(snapshot.purge)
+    if _given_up(snapshot):
+        # What kept it from an identity may wait until somebody wants one.
+        return None
     source = _source(snapshot)
     if source == "none":
         return None
@@ -150,6 +167,20 @@ def _help_needed(snapshot: Snapshot, now: int) -> str | None:
     return None
 
 
+def _purge_help(purge: Purge) -> str | None:
+    if purge.problem is None or purge.problem.failure_class != "operator":
+        return None
+    return (
+        "What identifies this device cannot be erased without somebody's help: "
+        f"{purge.problem.code}: {purge.problem.message}"
+    )
+
+
+def _given_up(snapshot: Snapshot) -> bool:
+    """By an operator, and nothing was put back since."""
+    return snapshot.given_up and snapshot.credential is None
+
+
 def _expected(snapshot: Snapshot, error: Problem) -> bool:
     """An enrolment that never issued certificates and still does not: nobody has to act."""
     credential = snapshot.credential
@@ -166,10 +197,17 @@ def _latest_error(snapshot: Snapshot) -> Problem | None:
 def _reason(snapshot: Snapshot, now: int) -> str:
     if snapshot.stopping:
         return "The service is stopping; what is under way goes on at the next start."
+    if snapshot.purge is not None:
+        return "This device was given up; what identifies it is being erased."
     if _source(snapshot) == "none":
         return "The configuration names no provisioning service."
+    if _given_up(snapshot):
+        return (
+            "This device was given up, and what identified it is erased; "
+            "`identityd release` lets it register again."
+        )
     running = "" if snapshot.phase is Phase.IDLE else f" {_PHASE_WORDS[snapshot.phase]}"
-    held = " Attempts are on hold." if snapshot.hold else ""
+    held = " Attempts are on hold until `identityd release`." if snapshot.hold else ""
     return f"{_state_words(snapshot, now)}{running}{held}"
 
 
@@ -235,6 +273,9 @@ _TIMER_WORDS: dict[Timer, str] = {
     "timeout": "the answer that is waited for, or the attempt is given up",
 }
 
+_HELD_BACK: tuple[Timer, ...] = ("window", "attempt", "reissue")
+"What a hold keeps from beginning."
+
 _RUNNING_ORDER: tuple[Timer, ...] = ("phase", "timeout")
 _RESTING_ORDER: tuple[Timer, ...] = ("attempt", "window", "reissue", "prove", "expiry")
 
@@ -242,11 +283,18 @@ _RESTING_ORDER: tuple[Timer, ...] = ("attempt", "window", "reissue", "prove", "e
 def _next(snapshot: Snapshot) -> NextStatus | None:
     if snapshot.stopping:
         return None
+    if snapshot.purge is not None:
+        again = snapshot.armed_as("collect")
+        if again is None:
+            return NextStatus(what="What identifies this device is being erased.")
+        return NextStatus(what="what is left is erased", at=rfc3339(again.at_unix_ms))
     running = snapshot.phase is not Phase.IDLE
     for name in _RUNNING_ORDER if running else _RESTING_ORDER:
         armed = snapshot.armed_as(name)
         if armed is not None:
             what = _AGAIN_WORDS[snapshot.phase] if name == "phase" else _TIMER_WORDS[name]
+            if snapshot.hold and name in _HELD_BACK:
+                what += ", if the hold is released by then"
             return NextStatus(what=what, at=rfc3339(_when(snapshot, armed)))
     return NextStatus(what=_PHASE_WORDS[snapshot.phase]) if running else None
 
@@ -272,7 +320,22 @@ def renewal_due(snapshot: Snapshot) -> int | None:
     )
 
 
+def _renewal(snapshot: Snapshot) -> RenewalStatus | None:
+    credential, due = snapshot.credential, renewal_due(snapshot)
+    if credential is None or due is None:
+        return None
+    settings = snapshot.policy
+    opens, closes = (
+        window_opens(credential.not_before_unix_ms, credential.not_after_unix_ms, earliest_percent=percent)
+        for percent in (settings.renewal_earliest_percent, settings.renewal_latest_percent)
+    )
+    return RenewalStatus(opens=rfc3339(opens), due=rfc3339(due), closes=rfc3339(closes))
+
+
 def _attempt(snapshot: Snapshot) -> AttemptStatus | None:
+    if _given_up(snapshot):
+        # Whatever the latest ran into was about another identity.
+        return None
     retry = snapshot.armed_as("phase" if snapshot.attempt is not None else "attempt")
     retry_at = None if retry is None else rfc3339(retry.at_unix_ms)
     if snapshot.attempt is not None:
@@ -358,12 +421,15 @@ def story(status: Status) -> tuple[str, ...]:
     elif status.stuck:
         lines.append("Nothing happens without help.")
     changes = _MANUAL_WOULD_CHANGE if status.onboarding.source == "manual" else _WOULD_CHANGE
-    lines.append(changes[status.state])
+    idle = status.phase == Phase.IDLE.value
+    lines.append(_HOLD_WOULD_CHANGE if status.hold and idle else changes[status.state])
     if not status.clock.trusted:
         lines.append(f"The clock is not trusted: it {status.clock.reason}. Nothing is declared expired.")
     lines.extend(f"Degraded: {note}." for note in status.degraded)
     return tuple(lines)
 
+
+_HOLD_WOULD_CHANGE = "What would change it: `identityd release`; no attempt begins before."
 
 _WOULD_CHANGE: dict[str, str] = {
     "Unprovisioned": "What would change it: a successful registration, `identityd reprovision`, or a "
@@ -414,6 +480,11 @@ def _event_words(event: Event) -> str:
         issued = "with a certificate" if event.chain is not None else "without a certificate"
         bundle = f", trusted CAs: {event.bundle.certificates}" if event.bundle is not None else ""
         return f"{name} to {event.assigned_hub} {issued}{bundle}"
+    if isinstance(event, HoldRequested):
+        return f"{name}: {'until released' if event.hold else 'released'}"
+    if isinstance(event, HookEnded):
+        said = f": {event.message}" if event.message else ""
+        return f"{name}: {event.hook}, {event.outcome}{said}"[:300]
     if isinstance(event, ModuleKeysLost):
         return f"{name}: {event.reason}"[:300]
     if isinstance(event, ModuleKeysPushed):
@@ -439,6 +510,8 @@ def _effect_words(effect: AnyEffect) -> str:
             return f"make credential {effect.generation} current"
         case RetireCredential():
             return f"keep generations {', '.join(map(str, effect.keep)) or 'none'}"
+        case PurgeCredentials():
+            return "erase what identifies the device"
         case PushModuleKeys():
             return "push module keys"
         case StopService():

@@ -13,17 +13,30 @@ what they find. One alone is the whole search.
 import hashlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from statemachine import attempt, table
-from statemachine.environment import ASIDE, STALE, Choice, Happened, World, common, happen, rare
+from statemachine.environment import (
+    AFTERWARDS,
+    ASIDE,
+    MAY_CHANGE,
+    STALE,
+    Choice,
+    Happened,
+    Impossible,
+    World,
+    common,
+    happen,
+    rare,
+)
 from statemachine.explain import status_of
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
 from statemachine.reduction import canonical, pack, passings, unpack
 from statemachine.rows import key_of
 from statemachine.snapshot import Snapshot
-from statemachine.states import Phase, State
+from statemachine.states import ATTEMPT_STATES, Phase, State
 
 DIGEST_BYTES = 12
 NOBODY = 2**64 - 1
@@ -37,6 +50,7 @@ _GOOD = frozenset(
         ("ProveCredential", "ok"),
         ("CommitCredential", "ok"),
         ("RetireCredential", "ok"),
+        ("PurgeCredentials", "ok"),
     }
 )
 "Answers of a store that works, and of a fair cloud."
@@ -109,29 +123,20 @@ WORLD_LAWS: tuple[WorldLaw, ...] = (
 # --- liveness ------------------------------------------------------------------------------------------
 
 
-def good(world: World, choice: Choice) -> bool:
+def good(choice: Choice) -> bool:
     """It belongs to a run under a fair cloud, a store that works and a clock that becomes right."""
     match choice:
         case Choice("answer", what, how):
             return (what, how) in _GOOD
         case Choice("deadline", what):
-            # No attempt times out: every answer comes. Where the clock is wrong, it becomes right first.
-            return what != "timeout" and due(world, what)
+            # No attempt times out: every answer comes.
+            return what != "timeout"
         case Choice("passes", what):
             return what in ("life", "attempt", "superseded", "budget")
         case Choice("clock confirmed" | "release" | "late"):
             return True
         case Choice("clock set", "right", ""):
             return True
-    return False
-
-
-def due(world: World, name: str) -> bool:
-    """Its instant has come by the own clock."""
-    for one in world.snapshot.armed:
-        if one.name == name:
-            believed = world.stamp + world.snapshot.clock.correction_ms
-            return one.delay_ms is not None or one.at_unix_ms <= believed
     return False
 
 
@@ -157,8 +162,8 @@ class Found(NamedTuple):
     what: str
     world: int
     "Where it began: a world's number."
-    choice: Choice | None
-    "What happened there; None: it is the world itself."
+    way: tuple[Choice, ...]
+    "What happened from there on; nothing: it is the world itself."
 
 
 class Offer(NamedTuple):
@@ -196,6 +201,15 @@ class Graph(NamedTuple):
     "In the order of the worlds' places."
 
 
+POSITIONS: tuple[tuple[State, Phase], ...] = tuple(
+    (state, phase)
+    for state in State
+    for phase in Phase
+    if (phase is Phase.IDLE and state not in (State.REGISTERING, State.RENEWING))
+    or (phase is not Phase.IDLE and state in ATTEMPT_STATES)
+)
+"Every one that can be reached."
+
 LIVENESS = "every_good_run_arrives"
 MOST_FOUND = 20
 
@@ -219,11 +233,16 @@ class Part:
         self._parents = array("Q")
         self._choices: list[Choice] = []
         self._counts = [0] * (surprises + 1)
-        self._todo: deque[tuple[int, World]] = deque()
+        self._todo: deque[tuple[int, bytes]] = deque()
+        "Packed: whole, they would fill the memory, and be far apart in it."
         self._later: dict[bytes, Offer] = {}
+        self._told: dict[bytes, int] = {}
+        "With how many surprises other parts were told of their worlds."
         self._rows: set[int] = set()
         self._visited: set[tuple[State, Phase, str]] = set()
         self._situations: set[tuple[object, ...]] = set()
+        self._glimpsed: set[tuple[object, ...]] = set()
+        "Situations that were met on the way only."
         self._from = array("Q")
         self._to = bytearray()
         self._arrived = array("Q")
@@ -256,8 +275,8 @@ class Part:
         """Look at worlds with these surprises, at so many at most; ends early when something was found."""
         looked = 0
         while self._todo and not self.found and (most is None or looked < most):
-            number, world = self._todo.popleft()
-            self._look(number, world)
+            number, packed = self._todo.popleft()
+            self._look(number, unpack(packed))
             looked += 1
 
     @property
@@ -294,99 +313,140 @@ class Part:
         if offer.surprises > self.level:
             self._later.setdefault(offer.digest, offer)
             return
-        self._add(offer.digest, unpack(offer.packed), offer.parent, offer.choice)
+        self._add(offer.digest, offer.packed, unpack(offer.packed), offer.parent, offer.choice)
 
-    def _add(self, digest: bytes, world: World, parent: int, choice: Choice) -> None:
+    def _add(self, digest: bytes, packed: bytes, world: World, parent: int, choice: Choice) -> None:
         place = len(self._places)
         number = self.index + self.parts * place
         self._places[digest] = place
         self._parents.append(parent)
         self._choices.append(choice)
         self._counts[self.level] += 1
-        self._judge_world(number, world)
+        self.found.extend(Found(law, wrong, number, ()) for law, wrong in _broken(world))
         if arrived(world.snapshot):
             self._arrived.append(number)
         elif excused(world.snapshot):
             self._excused.append(number)
-        self._todo.append((number, world))
-
-    def _judge_world(self, number: int, world: World) -> None:
-        for law in STATE_LAWS:
-            wrong = law(world.snapshot)
-            if wrong is not None:
-                self.found.append(Found(law.__name__, wrong, number, None))
-        for world_law in WORLD_LAWS:
-            wrong = world_law(world)
-            if wrong is not None:
-                self.found.append(Found(world_law.__name__, wrong, number, None))
+        self._todo.append((number, packed))
 
     def _look(self, number: int, world: World) -> None:
         for choice in common(world):
             self._follow(number, choice, world, 0)
         for choice, after in passings(world):
-            self._lead(number, choice, after, world, 0)
+            self._lead(number, choice, after, 0)
         if self.level < self.surprises:
             for choice in rare(world):
                 self._follow(number, choice, world, 1)
+        situation = _situation(world)
+        if situation not in self._situations:
+            self._situations.add(situation)
             self._look_aside(number, world)
+            if self.level == self.surprises:
+                self._look_ahead(number, world)
 
     def _look_aside(self, number: int, world: World) -> None:
-        """Once in every situation: what the machine waits for is all that could matter to these."""
-        snapshot = world.snapshot
-        situation = (
-            snapshot.state,
-            snapshot.phase,
-            snapshot.hold,
-            snapshot.credential is None,
-            tuple(one.name for one in snapshot.armed),
-            tuple(type(one.effect) for one in snapshot.outstanding),
-            snapshot.policy,
-        )
-        if situation in self._situations:
-            return
-        self._situations.add(situation)
         for choice in (*STALE, *ASIDE):
-            happened = happen(world, choice)
-            self._judge_step(number, choice, happened, world)
-            if choice.kind != "shutdown" and canonical(happened.world) != world:
-                self.found.append(Found("aside", "it changed what it must not touch", number, choice))
+            try:
+                happened = happen(world, choice)
+            except Impossible:
+                continue
+            self._judge_step(number, (choice,), happened)
+            if choice.kind not in MAY_CHANGE and canonical(happened.world) != world:
+                self.found.append(Found("aside", "it changed what it must not touch", number, (choice,)))
+            for afterwards in AFTERWARDS.get(choice, ()):
+                with suppress(Impossible):
+                    self._judge_step(number, (choice, afterwards), happen(happened.world, afterwards))
+
+    def _look_ahead(self, number: int, world: World) -> None:
+        """One surprise more than are followed, and the common run of things from where that is new."""
+        todo: list[tuple[World, tuple[Choice, ...], Choice]] = [(world, (), one) for one in rare(world)]
+        while todo:
+            before, way, choice = todo.pop()
+            happened = happen(before, choice)
+            way = (*way, choice)
+            self._judge_step(number, way, happened)
+            after = canonical(happened.world, before)
+            self.found.extend(Found(law, wrong, number, way) for law, wrong in _broken(after))
+            situation = _situation(after)
+            if situation not in self._situations and situation not in self._glimpsed:
+                self._glimpsed.add(situation)
+                todo.extend((after, way, one) for one in common(after))
 
     def _follow(self, number: int, choice: Choice, before: World, surprises: int) -> None:
         happened = happen(before, choice)
-        self._judge_step(number, choice, happened, before)
+        self._judge_step(number, (choice,), happened)
         decision = happened.decision
         if decision is None or decision.verdict != "refused":
-            self._lead(number, choice, canonical(happened.world, before), before, surprises)
+            after = canonical(happened.world, None if number == NOBODY else before)
+            self._lead(number, choice, after, surprises)
 
-    def _judge_step(self, number: int, choice: Choice, happened: Happened, before: World) -> None:
+    def _judge_step(self, number: int, way: tuple[Choice, ...], happened: Happened) -> None:
         self.steps += 1
         event, decision = happened.event, happened.decision
         if event is None or decision is None:
             return
-        snapshot = before.snapshot
+        snapshot = happened.told
         self._visited.add((snapshot.state, snapshot.phase, key_of(event)))
         self._rows.update(map(id, happened.rows))
         stamp = happened.world.stamp
         for law in STEP_LAWS:
             wrong = law(snapshot, stamp, event, decision)
             if wrong is not None:
-                self.found.append(Found(law.__name__, wrong, number, choice))
+                self.found.append(Found(law.__name__, wrong, number, way))
 
-    def _lead(self, number: int, choice: Choice, after: World, before: World, surprises: int) -> None:
+    def _lead(self, number: int, choice: Choice, after: World, surprises: int) -> None:
         packed = pack(after)
         digest = digest_of(packed)
-        if number != NOBODY and good(before, choice):
+        if number != NOBODY and good(choice):
             self._from.append(number)
             self._to += digest
         level = self.level + surprises
         owner = digest[0] % self.parts
         if owner != self.index:
-            self.outbox[owner].append(Offer(digest, packed, level, number, choice))
+            if level < self._told.get(digest, self.surprises + 1):
+                self._told[digest] = level
+                self.outbox[owner].append(Offer(digest, packed, level, number, choice))
         elif digest not in self._places:
             if level > self.level:
                 self._later.setdefault(digest, Offer(digest, packed, level, number, choice))
             else:
-                self._add(digest, after, number, choice)
+                self._add(digest, packed, after, number, choice)
+
+
+def _broken(world: World) -> Iterator[tuple[str, str]]:
+    """(invariant, what is wrong) of one world."""
+    for law in STATE_LAWS:
+        wrong = law(world.snapshot)
+        if wrong is not None:
+            yield law.__name__, wrong
+    for world_law in WORLD_LAWS:
+        wrong = world_law(world)
+        if wrong is not None:
+            yield world_law.__name__, wrong
+
+
+def _situation(world: World) -> tuple[object, ...]:
+    """What decides which rows could be taken next; what is not followed is looked at once in each."""
+    snapshot = world.snapshot
+    credential, candidate, attempt = snapshot.credential, snapshot.candidate, snapshot.attempt
+    believed = world.stamp + snapshot.clock.correction_ms
+    return (
+        snapshot.state,
+        snapshot.phase,
+        snapshot.hold,
+        snapshot.policy,
+        snapshot.clock.trusted,
+        snapshot.refusals.count,
+        None if attempt is None else (attempt.manual is None, attempt.tries),
+        None
+        if candidate is None
+        else (candidate.new_assignment, candidate.assigned_unix_ms == believed, candidate.chain is None),
+        None
+        if credential is None
+        else (credential.source, credential.proven, credential.committed_unix_ms == believed),
+        tuple(one.name for one in snapshot.armed),
+        tuple(type(one.effect) for one in snapshot.outstanding),
+    )
 
 
 def search(surprises: int, most: int | None = None) -> Part:

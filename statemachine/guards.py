@@ -20,6 +20,11 @@ def assigned_by_configuration(work: Work) -> bool:
     return work.snapshot.policy.manual is not None
 
 
+def purging(work: Work) -> bool:
+    """The device was given up, and not all of it is erased."""
+    return work.snapshot.purge is not None
+
+
 def on_hold(work: Work) -> bool:
     return work.snapshot.hold
 
@@ -189,6 +194,11 @@ def backoff_goes_on(work: Work) -> bool:
     tried = snapshot.ended.manual if snapshot.ended is not None else None
     same = tried == snapshot.policy.manual
     return snapshot.armed_as("attempt") is not None and same and not mendable
+
+
+def renews_for_another_configuration(work: Work) -> bool:
+    """What is in use was made for another configuration than the one in force. Since revision 3."""
+    return work.since(3) and assignment_outdated(work)
 
 
 def attempt_outdated(work: Work) -> bool:

@@ -15,6 +15,7 @@ from statemachine.effects import (
     Effect,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -29,6 +30,7 @@ from statemachine.events import (
     ModuleKeysPushed,
     ModuleKeysPushFailed,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationAssigned,
     RegistrationFailed,
     RenewRequested,
@@ -116,7 +118,15 @@ def one_csr_in_flight(after: Snapshot) -> str | None:
     registering = asked.count(SubmitRegistration) + asked.count(PollRegistration)
     if registering > 1:
         return "two registrations are in flight"
-    for kind in (StageKey, ProveCredential, CommitCredential, RetireCredential, PushModuleKeys):
+    kinds = (
+        StageKey,
+        ProveCredential,
+        CommitCredential,
+        RetireCredential,
+        PurgeCredentials,
+        PushModuleKeys,
+    )
+    for kind in kinds:
         if asked.count(kind) > 1:
             return f"{kind.__name__} is waited for twice"
     return None
@@ -156,6 +166,17 @@ def a_manual_assignment_is_as_configured(after: Snapshot) -> str | None:
     return f"at rest with {here}"
 
 
+def what_is_erased_is_not_believed(after: Snapshot) -> str | None:
+    """A device that is given up holds nothing, begins nothing, and is not done before all is erased."""
+    if after.purge is None:
+        return None
+    holds = (after.credential, after.assignment, after.bundle, after.staged, after.candidate, after.attempt)
+    if any(one is not None for one in holds) or after.superseded or not after.hold:
+        return "it holds something, or may begin something"
+    asked = any(isinstance(one.effect, PurgeCredentials) for one in after.outstanding)
+    return None if asked or after.armed_as("collect") else "nobody erases the rest"
+
+
 STATE_LAWS: tuple[StateLaw, ...] = (
     positions,
     goes_on,
@@ -165,6 +186,7 @@ STATE_LAWS: tuple[StateLaw, ...] = (
     a_phase_acts_again_only_where_it_can,
     unproven_is_proven_later,
     a_manual_assignment_is_as_configured,
+    what_is_erased_is_not_believed,
 )
 
 
@@ -268,6 +290,8 @@ def nothing_needed_is_retired(
 ) -> str | None:
     """No effect deletes what the snapshot still needs, and a clock that is not trusted deletes nothing."""
     after = decision.snapshot
+    if isinstance(event, PurgeRequested):
+        return None
     if after.superseded is before.superseded and not any(
         isinstance(effect, RetireCredential) for effect in decision.effects
     ):
@@ -345,10 +369,10 @@ def expiry_needs_a_trusted_clock(
 def a_credential_is_lost_only_by_loss(
     before: Snapshot, stamp: int, event: AnyEvent, decision: Decision
 ) -> str | None:
-    """The machine forgets the credential in use only when the stores say that it is gone."""
+    """The machine forgets the credential in use only when the stores lost it, or an operator gave it up."""
     if before.credential is None or decision.snapshot.credential is not None:
         return None
-    gone = isinstance(event, CredentialLost) or (
+    gone = isinstance(event, CredentialLost | PurgeRequested) or (
         isinstance(event, Started) and event.inventory.current is None
     )
     return None if gone else "the credential in use was forgotten"
@@ -373,7 +397,7 @@ def module_keys_are_nobody_elses_business(
     """The flag goes up and down by its own events only, and those touch neither the life nor an attempt."""
     after = decision.snapshot
     if not isinstance(event, _MODULE_KEYS):
-        same = before.module_keys_lost == after.module_keys_lost
+        same = before.module_keys_lost == after.module_keys_lost or isinstance(event, PurgeRequested)
         return None if same else "something else changed what is known of module keys"
     if isinstance(event, ModuleKeysLost) and after.module_keys_lost is None:
         return "a loss was not noted"
@@ -383,6 +407,16 @@ def module_keys_are_nobody_elses_business(
         return "more than a push was wished for"
     touched = [name for name in _UNTOUCHED if getattr(before, name) != getattr(after, name)]
     return f"{touched} changed" if touched else None
+
+
+def nothing_is_erased_unasked(
+    before: Snapshot, stamp: int, event: AnyEvent, decision: Decision
+) -> str | None:
+    """Only an operator's word has a device erased."""
+    erases = any(isinstance(effect, PurgeCredentials) for effect in decision.effects)
+    if not erases or before.purge is not None or isinstance(event, PurgeRequested):
+        return None
+    return "it is erased, and nobody asked for that"
 
 
 def stale_changes_nothing(before: Snapshot, stamp: int, event: AnyEvent, decision: Decision) -> str | None:
@@ -414,5 +448,6 @@ STEP_LAWS: tuple[StepLaw, ...] = (
     a_credential_is_lost_only_by_loss,
     a_manual_assignment_needs_no_dps,
     module_keys_are_nobody_elses_business,
+    nothing_is_erased_unasked,
     stale_changes_nothing,
 )

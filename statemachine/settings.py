@@ -275,6 +275,13 @@ class IdentitySettings(Struct, frozen=True, kw_only=True):
         return tuple(p.name for p in self.principals if p.kinds is not None and "module" in p.kinds)
 
 
+class ControlSettings(Struct, frozen=True, kw_only=True):
+    """``[identityd.control]``."""
+
+    principals: tuple[int, ...] = ()
+    "Users who may give commands on control.sock, beside root and the service's own."
+
+
 class RequestLimits(Struct, frozen=True, kw_only=True):
     """``[aziot_max_requests]``: requests of one uid in flight on one socket."""
 
@@ -314,6 +321,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     certificates: CertificateSettings = field(default_factory=CertificateSettings)
     identities: IdentitySettings = field(default_factory=IdentitySettings)
     requests: RequestLimits = field(default_factory=RequestLimits)
+    control: ControlSettings = field(default_factory=ControlSettings)
     workload_bundle_id: str = DEFAULT_WORKLOAD_BUNDLE_ID
     "Certificate id of the locally configured trust bundle, which workload.sock serves first."
     manifest_bundle_id: str = DEFAULT_MANIFEST_BUNDLE_ID

@@ -185,6 +185,13 @@ class Refusals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     "Least time until they may do so again."
 
 
+class Purge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The device was given up, and is being erased."""
+
+    problem: Problem | None = None
+    "Why the latest try failed."
+
+
 class Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The machine, whole."""
 
@@ -228,6 +235,10 @@ class Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     reprovisioned_unix_ms: int = 0
     "When a reprovisioning last succeeded."
     hold: bool = False
+    purge: Purge | None = None
+    "Until all is erased; nothing that the stores still hold is believed."
+    given_up: bool = False
+    "Erased by an operator's word, until the hold that came with it is released. For people; decides nothing."
     foreign_machine: bool = False
     stopping: bool = False
     degraded: tuple[str, ...] = ()

@@ -104,6 +104,17 @@ class NextStatus(Struct, frozen=True, kw_only=True):
     "When."
 
 
+class RenewalStatus(Struct, frozen=True, kw_only=True):
+    """When the issued certificate in use is to be renewed."""
+
+    opens: str
+    "The renewal window begins."
+    due: str
+    "The certificate's own drawn instant inside it."
+    closes: str
+    "The renewal window ends."
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """The whole answer."""
 
@@ -117,6 +128,8 @@ class Status(Struct, frozen=True, kw_only=True):
     "Of the latest record."
     stuck: bool
     "Operator help is needed; `reason` says why."
+    hold: bool = False
+    "No attempt begins before `identityd release`."
     degraded: tuple[str, ...]
     "What this service had to work around, empty when nothing."
     reason: str
@@ -129,6 +142,8 @@ class Status(Struct, frozen=True, kw_only=True):
     "None before the first."
     credential: CredentialStatus | None
     "None when there is none."
+    renewal: RenewalStatus | None = None
+    "None when no issued certificate is in use."
     onboarding: OnboardingStatus
     "The configured credential."
     clock: ClockStatus

@@ -22,7 +22,10 @@ from statemachine.events import (
     CredentialProven,
     CredentialRetired,
     CredentialRetireFailed,
+    CredentialsPurged,
+    CredentialsPurgeFailed,
     HoldRequested,
+    HookEnded,
     HubRefusedCredential,
     KeyStaged,
     KeyStageFailed,
@@ -30,6 +33,7 @@ from statemachine.events import (
     ModuleKeysPushed,
     ModuleKeysPushFailed,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
@@ -348,6 +352,14 @@ ROWS: tuple[Row[State], ...] = (
         rule="design §4: Prove",
     ),
     Row(
+        source=(U,),
+        event=deadline("collect"),
+        guard=when.purging,
+        action=do.purge_again,
+        why="What could not be erased is tried again.",
+        rule="design §7: purge",
+    ),
+    Row(
         source=(U, *SERVING),
         event=deadline("collect"),
         action=do.tidy,
@@ -438,6 +450,15 @@ ROWS: tuple[Row[State], ...] = (
         action=do.retry_later,
         why="The renewal failed, and the certificate has expired meanwhile.",
         rule="design §2: Never give up",
+    ),
+    Row(
+        source=(R,),
+        event=on(AttemptFailed),
+        guard=when.renews_for_another_configuration,
+        dest=X,
+        action=do.retry_later,
+        why="The attempt failed, and the configuration changed meanwhile; the next registers anew.",
+        rule="design §2: Attempt identity",
     ),
     Row(
         source=(R,),
@@ -596,6 +617,14 @@ ROWS: tuple[Row[State], ...] = (
         rule="design §2: RenewRequested",
     ),
     Row(
+        source=(U,),
+        event=on(HoldRequested),
+        guard=when.purging,
+        why="The device is being erased and stays on hold until that is done; try again then.",
+        rule="design §7: purge",
+        refuses=True,
+    ),
+    Row(
         source=(U, E),
         event=on(HoldRequested),
         action=do.release,
@@ -615,6 +644,43 @@ ROWS: tuple[Row[State], ...] = (
         event=on(HoldRequested),
         why="The attempt under way is finished; no other begins during a hold.",
         rule="design §2: Hold",
+    ),
+    Row(
+        source=(U,),
+        event=on(PurgeRequested),
+        guard=when.purging,
+        why="The device is being erased already.",
+        rule="design §7: purge",
+    ),
+    Row(
+        source=EVERY,
+        event=on(PurgeRequested),
+        dest=U,
+        action=do.purge,
+        why="The device is given up: all that identifies it is erased, and nothing begins before a release.",
+        rule="design §7: purge",
+    ),
+    Row(
+        source=(U,),
+        event=on(CredentialsPurged),
+        guard=when.purging,
+        action=do.purged,
+        why="All that the cloud gave this device is erased.",
+        rule="design §7: purge",
+    ),
+    Row(
+        source=(U,),
+        event=on(CredentialsPurgeFailed),
+        guard=when.purging,
+        action=do.purge_later,
+        why="Not all of it could be erased; it is tried again.",
+        rule="design §7: purge",
+    ),
+    Row(
+        source=EVERY,
+        event=on(HookEnded),
+        why="A hook decides nothing; how it ended is kept for people.",
+        rule="design §2: Hub moved",
     ),
     Row(
         source=EVERY,
@@ -883,6 +949,7 @@ ROWS: tuple[Row[State], ...] = (
 )
 
 _ONLY_ATTEMPT = "Only the attempt that asked for it takes it; that attempt is over."
+_NOT_PURGING = "Nothing is being erased."
 _NOT_ARMED = "Nothing in this state arms it, and what armed it before was disarmed."
 
 IGNORED: tuple[Ignored[State], ...] = (
@@ -896,6 +963,8 @@ IGNORED: tuple[Ignored[State], ...] = (
         event=on(CredentialRetireFailed),
         why="Superseded generations are collected at the next occasion; nothing depends on it.",
     ),
+    Ignored(source=EVERY, event=on(CredentialsPurged), why=_NOT_PURGING),
+    Ignored(source=EVERY, event=on(CredentialsPurgeFailed), why=_NOT_PURGING),
     Ignored(source=(U, G, R), event=on(CredentialProven), why=_ONLY_ATTEMPT),
     Ignored(source=(U, G, R), event=on(CredentialProofFailed), why=_ONLY_ATTEMPT),
     Ignored(source=EVERY, event=on(KeyStaged), why=_ONLY_ATTEMPT),
@@ -915,6 +984,6 @@ IGNORED: tuple[Ignored[State], ...] = (
         event=deadline("reissue"),
         why="Issuance is asked for in the attempt of this state anyway.",
     ),
-    Ignored(source=(U, G), event=deadline("expiry"), why=_NOT_ARMED),
+    Ignored(source=(U, G), event=deadline("expiry"), why="No certificate is promised in this state."),
     Ignored(source=(U, G), event=deadline("prove"), why=_NOT_ARMED),
 )

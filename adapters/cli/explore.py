@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,10 +13,12 @@ from adapters.exploring import Outcome, explore
 from statemachine import attempt, table
 from statemachine.counterexample import Lived, journal_of, relive, shortest
 from statemachine.environment import Choice
-from statemachine.explore import LIVENESS, WORLD_LAWS, Found
+from statemachine.explore import LIVENESS, POSITIONS, WORLD_LAWS, Found
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
+from statemachine.rows import EVENT_KEYS, Row
 
-ROWS = len(table.ROWS) + len(attempt.ROWS)
+TABLES: dict[str, tuple[Row[Any], ...]] = {"lifecycle": table.ROWS, "attempt": attempt.ROWS}
+ROWS = sum(map(len, TABLES.values()))
 PREFIX = "identityd-counterexample-"
 
 
@@ -50,13 +53,30 @@ def _facts(outcome: Outcome) -> dict[str, object]:
         "invariants": len(STATE_LAWS) + len(STEP_LAWS) + len(WORLD_LAWS) + 1,
         "rows_taken": len(outcome.rows),
         "rows": ROWS,
-        "positions_and_events": outcome.visited,
+        "rows_never_taken": _never_taken(outcome),
+        "positions_and_events_met": len(outcome.visited),
+        "positions_and_events": len(POSITIONS) * len(EVENT_KEYS),
+        "positions_and_events_never_met": [
+            f"{state.value}/{phase.value}, {key}"
+            for state, phase in POSITIONS
+            for key in EVENT_KEYS
+            if (state, phase, key) not in outcome.visited
+        ],
         "trapped": outcome.trapped,
         "violated": [
             {"invariant": found.law, "what": found.what, "way": [_words(choice) for choice in way]}
             for found, way in outcome.found
         ],
     }
+
+
+def _never_taken(outcome: Outcome) -> list[str]:
+    return [
+        f"{name}, {row.event}: {row.why}"
+        for name, rows in TABLES.items()
+        for place, row in enumerate(rows)
+        if (name, place) not in outcome.rows
+    ]
 
 
 def _print(outcome: Outcome) -> None:
@@ -66,7 +86,8 @@ def _print(outcome: Outcome) -> None:
     print(f"worlds: {outcome.worlds} ({first} without a surprise{', ' if counts else ''}{counts})")
     print(f"steps: {outcome.steps}, each by the real tables, in {outcome.seconds:.0f} s")
     print("closed: nothing is left to look at" if outcome.closed else "not closed: it ended early")
-    print(f"rows taken: {len(outcome.rows)} of {ROWS}; positions and events met: {outcome.visited}")
+    pairs = f"{facts['positions_and_events_met']} of {facts['positions_and_events']}"
+    print(f"rows taken: {len(outcome.rows)} of {ROWS}; positions and events met: {pairs}")
     print(f"invariants: {facts['invariants']}, {'violated' if outcome.found else 'all hold'}")
 
 
@@ -76,7 +97,7 @@ def _words(choice: Choice) -> str:
 
 def _explain(found: Found, way: tuple[Choice, ...], path: str | None) -> None:
     """The way there, as short as it gets, and as a journal."""
-    steps = way if found.choice is None else (*way, found.choice)
+    steps = (*way, *found.way)
 
     def breaks(lived: Lived) -> bool:
         return found.law in lived.broken
@@ -89,7 +110,7 @@ def _explain(found: Found, way: tuple[Choice, ...], path: str | None) -> None:
     if not real:
         reason = "a run that ends there is no violation in itself" if found.law == LIVENESS else ""
         print(f"With real instants it did not come about{': ' if reason else '.'}{reason}")
-    content = journal_of(relive(steps).records)
+    content = journal_of(relive(steps))
     target = Path(path) if path is not None else Path(f"{PREFIX}{found.law}.jsonl")
     target.write_bytes(content)
     print(f"As a journal: {target}; read it with `identityd journal show {target}`")

@@ -200,7 +200,12 @@ def test_a_commit_that_failed_is_not_repeated_for_a_configuration_that_is_gone()
     world = renewing(Phase.COMMITTING)
     world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
     world.deny(CommitCredential)
-    assert world.position == (State.CERT_EXPIRING, Phase.IDLE)
+    assert world.position == (State.REPROVISIONING, Phase.IDLE)
+    assert world.snapshot.credential.generation == 1, "it serves on"
+    world.fire("attempt")
+    assert world.snapshot.attempt.fingerprint == "f2"
+    world.settle()
+    assert world.snapshot.assignment.fingerprint == "f2"
 
 
 def test_between_two_commits_an_outdated_attempt_is_abandoned():

@@ -14,6 +14,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -26,6 +27,7 @@ from statemachine.events import (
     ConfigurationChanged,
     DeadlinePassed,
     HoldRequested,
+    HookEnded,
     ModuleKeysLost,
     ModuleKeysPushed,
     ReprovisionRequested,
@@ -34,7 +36,7 @@ from statemachine.events import (
 )
 from statemachine.explain import renewal_due, rfc3339, status_of, story, tell
 from statemachine.rows import key_of
-from statemachine.snapshot import Snapshot
+from statemachine.snapshot import Armed, Snapshot
 from statemachine.states import Phase, State
 from tests.core.test_tables import CASES
 from tests.core.test_totality import OTHERS, answers
@@ -78,12 +80,14 @@ FIELDS = [
     "since",
     "sequence",
     "stuck",
+    "hold",
     "degraded",
     "reason",
     "next",
     "attempt",
     "assignment",
     "credential",
+    "renewal",
     "onboarding",
     "clock",
     "trust_bundle",
@@ -122,6 +126,7 @@ def test_a_provisioned_device():
         "since": rfc3339(T0 + 160),
         "sequence": 8,
         "stuck": False,
+        "hold": False,
         "degraded": [],
         "reason": "Assigned, with a valid certificate.",
         "next": {"what": "renewal", "at": rfc3339(T0 + 120 + 63 * DAY)},
@@ -136,6 +141,11 @@ def test_a_provisioned_device():
             "not_after": rfc3339(T0 + 120 + 90 * DAY),
             "generation": 1,
             "proven": True,
+        },
+        "renewal": {
+            "opens": rfc3339(T0 + 120 + 63 * DAY),
+            "due": rfc3339(T0 + 120 + 63 * DAY),
+            "closes": rfc3339(T0 + 120 + 81 * DAY),
         },
         "onboarding": {"source": "dps", "method": "symmetric_key", "not_after": None},
         "clock": {"trusted": True, "reason": "the kernel says it is synchronised"},
@@ -235,6 +245,21 @@ def test_next_is_the_drawn_instant_not_the_opening_of_the_window():
     assert renewal_due(certless().snapshot) is None
 
 
+def test_the_renewal_window_and_the_drawn_instant_in_it():
+    world = registering(Phase.COMMITTING)
+    world.answer(CommitCredential, draw_ppm=500_000)
+    world.settle()
+    begins = world.snapshot.credential.not_before_unix_ms
+    assert list(status(world)["renewal"]) == ["opens", "due", "closes"]
+    assert status(world)["renewal"] == {
+        "opens": rfc3339(begins + 63 * DAY),
+        "due": rfc3339(begins + 72 * DAY),
+        "closes": rfc3339(begins + 81 * DAY),
+    }
+    assert status(certless())["renewal"] is None
+    assert status(World())["renewal"] is None
+
+
 # --- stuck -------------------------------------------------------------------------------------------
 
 
@@ -330,11 +355,46 @@ def test_a_lost_credential_is_called_so():
     assert "no usable credential is left" in status(world)["reason"]
 
 
-def test_a_hold_says_so():
-    world = expiring()
+def held(place=expiring):
+    world = place()
     world.take(HoldRequested(hold=True, uid=0))
-    assert status(world)["reason"].endswith("Attempts are on hold.")
-    assert status(world)["stuck"] is False
+    return world
+
+
+def test_a_hold_says_so_and_what_ends_it():
+    found = status(held())
+    assert found["reason"].endswith("Attempts are on hold until `identityd release`.")
+    assert (found["hold"], found["stuck"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        (provisioned, "renewal"),
+        (expiring, "another attempt"),
+        (certless, "issuance is asked for again"),
+        (waiting, "another attempt"),
+    ],
+)
+def test_what_a_hold_keeps_back_is_not_promised(place, what):
+    world = held(place)
+    assert status(world)["next"]["what"] == f"{what}, if the hold is released by then"
+    lines = told(world)
+    assert "What would change it: `identityd release`; no attempt begins before." in lines
+    assert "`identityd reprovision`" not in lines
+    world.take(HoldRequested(hold=False, uid=0))
+    assert status(world)["next"]["what"] == what
+    assert status(world)["hold"] is False
+
+
+def test_a_hold_promises_less_of_nothing_else():
+    """What runs is finished, and what is no attempt comes all the same."""
+    world = held(lambda: registering(Phase.POLLING))
+    assert status(world)["next"]["what"] == "DPS is asked again"
+    assert "the answer of DPS" in told(world)
+    world = held(provisioned)
+    world.snapshot = structs.replace(world.snapshot, armed=(Armed(name="expiry", at_unix_ms=T0 + DAY),))
+    assert status(world)["next"] == {"what": "the certificate expires", "at": rfc3339(T0 + DAY)}
 
 
 def test_degraded_is_the_starts_the_runtimes_and_the_bundles():
@@ -470,6 +530,7 @@ EFFECTS = (
     ),
     (RetireCredential(keep=(1, 2)), "keep generations 1, 2"),
     (RetireCredential(keep=()), "keep generations none"),
+    (PurgeCredentials(), "erase what identifies the device"),
     (PushModuleKeys(), "push module keys"),
     (StopService(), "stop"),
 )
@@ -496,6 +557,19 @@ def test_tags_are_those_of_the_journal():
 def test_a_status_can_be_told_at_every_place(case):
     world = case.place()
     assert told(world)
+
+
+def test_when_a_certificate_is_to_be_renewed():
+    """The window that the settings give it, and the instant inside it that was drawn."""
+    world = provisioned()
+    credential = world.snapshot.credential
+    life = credential.not_after_unix_ms - credential.not_before_unix_ms
+    renewal = status(world)["renewal"]
+    assert renewal["opens"] == rfc3339(credential.not_before_unix_ms + life * 70 // 100)
+    assert renewal["closes"] == rfc3339(credential.not_before_unix_ms + life * 90 // 100)
+    assert renewal["opens"] <= renewal["due"] <= renewal["closes"]
+    assert renewal["due"] == status(world)["next"]["at"]
+    assert status(registering())["renewal"] is None
 
 
 def test_notes_on_the_configuration_last_until_the_next_one():
@@ -583,3 +657,21 @@ def test_without_a_source():
 def test_module_keys_in_words(event, words):
     record = record_of(T0, event, World().take(event))
     assert tell(structs.replace(record, verdict="taken")).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (HoldRequested(hold=True, uid=0), "hold requested: until released"),
+        (HoldRequested(hold=False, uid=0), "hold requested: released"),
+        (HookEnded(hook="moved", outcome="done"), "hook ended: moved, done"),
+        (
+            HookEnded(hook="renewed", outcome="failed", message="exit status 3"),
+            "hook ended: renewed, failed: exit status 3",
+        ),
+        (HookEnded(hook="renewed", outcome="refused", message="x" * 400), f"refused: {'x' * 270}"),
+    ],
+)
+def test_holds_and_hooks_in_words(event, words):
+    record = record_of(T0, event, World().take(event))
+    assert tell(structs.replace(record, verdict="taken", effects=())).endswith(words)

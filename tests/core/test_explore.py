@@ -25,6 +25,7 @@ from statemachine.environment import (
 from statemachine.explore import (
     LIVENESS,
     NOBODY,
+    POSITIONS,
     WORLD_LAWS,
     Graph,
     Offer,
@@ -34,11 +35,13 @@ from statemachine.explore import (
     search,
     traps,
 )
+from statemachine.invariants import positions
 from statemachine.machine import build
-from statemachine.reduction import canonical, pack, passings
+from statemachine.reduction import canonical, pack, passings, unpack
 from statemachine.replay import replay_files
+from statemachine.rows import EVENT_KEYS
 from statemachine.settings import PolicySettings
-from statemachine.snapshot import StagedKey, Superseded
+from statemachine.snapshot import Attempt, Budget, Purge, Snapshot, StagedKey, Superseded
 from statemachine.states import Phase, State
 
 HAPPY = (
@@ -128,7 +131,7 @@ def test_offers_of_a_later_level_wait():
     assert len(part) == 0
     part.next_level()
     part.take([offer])
-    assert len(part) == 1
+    assert not any(unpack(packed).snapshot.hold for _, packed in part._todo)
     assert part.origin(0) == (NOBODY, HAPPY[0])
 
 
@@ -170,7 +173,7 @@ def test_a_lost_deadline_is_found_and_told_as_a_journal(monkeypatch):
     assert [choice.kind for choice in few] == ["first start", "deadline"]
     longer = (few[0], Choice("passes", "budget"), Choice("clock confirmed"), *few[1:])
     assert shortest(longer, breaks) == few
-    content = journal_of(relive(few).records)
+    content = journal_of(relive(few))
     outcome = replay_files([("way.jsonl", content)])
     assert outcome.equal
     assert outcome.records == len(few)
@@ -409,17 +412,16 @@ def never_right(before, stamp, event, decision):
 
 
 def test_what_good_runs_are_made_of():
-    world = lived(*HAPPY[:4])
-    assert good(world, Choice("answer", "PollRegistration", "assigned"))
-    assert not good(world, Choice("answer", "PollRegistration", "retry"))
-    assert not good(world, Choice("deadline", "timeout"))
-    assert not good(world, Choice("deadline", "window"))
-    assert good(world, Choice("passes", "life"))
-    assert not good(world, Choice("passes", "operation"))
-    assert good(world, Choice("release"))
-    assert good(world, Choice("clock set", "right"))
-    assert not good(world, Choice("clock set", "behind"))
-    assert not good(world, Choice("renew"))
+    assert good(Choice("answer", "PollRegistration", "assigned"))
+    assert not good(Choice("answer", "PollRegistration", "retry"))
+    assert not good(Choice("deadline", "timeout"))
+    assert good(Choice("deadline", "window"))
+    assert good(Choice("passes", "life"))
+    assert not good(Choice("passes", "operation"))
+    assert good(Choice("release"))
+    assert good(Choice("clock set", "right"))
+    assert not good(Choice("clock set", "behind"))
+    assert not good(Choice("renew"))
 
 
 # --- counterexamples -------------------------------------------------------------------------------------
@@ -490,7 +492,7 @@ CHANGED = {
 def test_what_reduced_worlds_do_at_once_takes_time(choice):
     lived_again = relive((*HAPPY, choice))
     assert lived_again.world.now > relive(HAPPY).world.now + 60_000
-    assert replay_files([("way", journal_of(lived_again.records))]).equal
+    assert replay_files([("way", journal_of(lived_again))]).equal
     assert lived_again.broken == frozenset()
 
 
@@ -500,3 +502,149 @@ def test_what_is_impossible_is_passed_over():
     )
     late = relive((*HAPPY[:6], Choice("configured", "none"), Choice("late")))
     assert late.world.disk.current.generation == 1
+
+
+# --- beyond what is followed -------------------------------------------------------------------------------
+
+
+def alone_in(world, *, surprises=0):
+    """A part that knows this one world."""
+    part = Part(surprises=surprises)
+    reduced = canonical(world)
+    part.take([Offer(explore.digest_of(pack(reduced)), pack(reduced), 0, NOBODY, HAPPY[0])])
+    return part
+
+
+def test_every_position_meets_every_event():
+    """Without a surprise that is followed: what may come once more is looked at in every situation."""
+    part = search(0)
+    assert part.condition == "idle"
+    assert part.facts().visited == {(*position, key) for position in POSITIONS for key in EVENT_KEYS}
+
+
+def test_positions_are_those_that_the_invariant_allows():
+    assert len(POSITIONS) == len(set(POSITIONS)) == 22
+    for state, phase in ((state, phase) for state in State for phase in Phase):
+        attempt = None if phase is Phase.IDLE else Attempt(number=1, fingerprint="f1", started_unix_ms=0)
+        place = Snapshot(state=state, phase=phase, attempt=attempt)
+        wrong = positions(place)
+        possible = wrong is None or wrong.startswith("no credential")
+        assert ((state, phase) in POSITIONS) == possible
+
+
+def test_one_surprise_more_is_looked_at_and_what_commonly_follows(monkeypatch):
+    """A release that arms nothing: it follows what held, which is a surprise too many to be followed."""
+    broken = with_action(table.ROWS, "Attempts may begin, or not, from now on", hold_and_forget)
+    rebuilt(monkeypatch, lifecycle=broken)
+    world = lived(*HAPPY[:2], Choice("answer", "SubmitRegistration", "retry"))
+    part = alone_in(world)
+    part.run(1)
+    ways = {found.way for found in part.found if found.law == "goes_on"}
+    assert any(len(way) > 1 and way[-1] == Choice("release") for way in ways)
+    assert not any(unpack(packed).snapshot.hold for _, packed in part._todo)
+
+
+def hold_and_forget(work):
+    work.disarm("attempt")
+
+
+def test_another_part_is_told_once_of_its_worlds():
+    part = Part(surprises=1, index=0, parts=2)
+    part.begin()
+    part.run(200)
+    told = [offer.digest for box in part.outbox for offer in box]
+    assert len(told) > 50
+    worse = {offer.digest for box in part.outbox for offer in box if offer.surprises == 1}
+    twice = {digest for digest in told if told.count(digest) > 1}
+    assert twice <= worse
+
+
+@pytest.mark.parametrize(
+    ("choice", "state", "generation"),
+    [
+        (Choice("restart", "journal lost"), State.PROVISIONED, 1),
+        (Choice("restart", "journal lost", "another scope"), State.REPROVISIONING, 1),
+        (Choice("restart", "another store", "early"), State.PROVISIONED, 2),
+        (Choice("restart", "another store", "in its window"), State.CERT_EXPIRING, 2),
+    ],
+)
+def test_what_the_stores_hold_wins(choice, state, generation):
+    after = happen(provisioned(), choice).world
+    assert (after.snapshot.state, after.snapshot.credential.generation) == (state, generation)
+    again = relive((*HAPPY, choice))
+    assert again.world.snapshot.state is state
+    assert again.broken == frozenset()
+    assert replay_files([("way", journal_of(again))]).equal
+
+
+def test_a_lost_journal_begins_another_epoch():
+    again = relive((*HAPPY, Choice("restart", "journal lost"), Choice("renew")))
+    assert again.world.snapshot.epoch == 2
+    assert [record.sequence for record in again.records] == [1, 2]
+
+
+def test_there_is_no_other_store_where_there_was_none():
+    with pytest.raises(Impossible):
+        happen(lived(HAPPY[0]), Choice("restart", "another store", "early"))
+
+
+def test_a_device_that_is_given_up_has_nothing_left():
+    purged = lived(*HAPPY, Choice("purge"), Choice("answer", "PurgeCredentials", "ok"))
+    assert (purged.disk, purged.snapshot.purge) == (Disk(), None)
+    kept = lived(*HAPPY, Choice("purge"), Choice("answer", "PurgeCredentials", "retry"))
+    assert kept.disk.keys == (1,)
+    assert canonical(kept).snapshot.purge == Purge()
+    killed = lived(*HAPPY, Choice("purge"), Choice("restart", "effects done"))
+    assert killed.disk == Disk()
+
+
+def test_an_erasure_comes_after_what_was_begun_before_it():
+    """The flip that was under way is done when the erasure is, and gone with it."""
+    world = lived(*HAPPY[:6], Choice("purge"))
+    assert isinstance(world.late.effect, CommitCredential)
+    assert happen(world, Choice("answer", "PurgeCredentials", "ok")).world.late is None
+
+
+def test_a_budget_that_is_spent_stands_for_one_that_is_spent_more_than_once():
+    world = lived(*HAPPY[:2])
+    once = happen(world, Choice("answer", "SubmitRegistration", "unsent")).world
+    assert once.snapshot.budget.spent == 0
+    many = happen(world, Choice("answer", "SubmitRegistration", "unsent, of many")).world
+    assert many.snapshot.budget.spent == 1
+    fresh = with_snapshot(world, budget=Budget())
+    with pytest.raises(Impossible):
+        happen(fresh, Choice("answer", "SubmitRegistration", "unsent, of many"))
+
+
+def test_one_refused_proof_stands_for_many_where_nobody_knows_the_time():
+    asked = (*HAPPY, Choice("restart", "clock", "behind"), Choice("deadline", "prove"))
+    often = Choice("answer", "ProveCredential", "alert, often")
+    assert often in tuple(rare(lived(*asked)))
+    after = happen(lived(*asked), often).world
+    assert after.snapshot.refusals.count == 0
+    assert after.snapshot.state is State.REPROVISIONING
+    again = relive((*asked, often))
+    assert again.broken == frozenset()
+    assert replay_files([("way", journal_of(again))]).equal
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice("stale", "deadline", "window"),
+        Choice("stale", "early"),
+        Choice("stale", "loss"),
+        Choice("lost already"),
+    ],
+)
+def test_what_may_come_too_late_is_impossible_where_it_would_be_in_time(choice):
+    at_rest = provisioned()
+    nowhere = lived(*HAPPY[:2], Choice("answer", "SubmitRegistration", "retry"))
+    possible = {"stale": nowhere, "lost already": nowhere}
+    impossible = {"stale": at_rest, "lost already": at_rest}
+    if choice.what in ("early", "loss"):
+        possible, impossible = impossible, possible
+    world = possible[choice.kind]
+    assert canonical(happen(world, choice).world) == canonical(world)
+    with pytest.raises(Impossible):
+        happen(impossible[choice.kind], choice)

@@ -17,6 +17,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -33,6 +34,7 @@ from statemachine.events import (
     ModuleKeysLost,
     ModuleKeysPushed,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationFailed,
     RenewRequested,
     ReprovisionRequested,
@@ -51,6 +53,7 @@ from statemachine.invariants import (
     expiry_needs_a_trusted_clock,
     goes_on,
     module_keys_are_nobody_elses_business,
+    nothing_is_erased_unasked,
     nothing_needed_is_retired,
     nothing_works_is_given_up_unproven,
     one_attempt_at_a_time,
@@ -63,9 +66,19 @@ from statemachine.invariants import (
     the_budget_ends_no_certificate,
     timers_are_told,
     unproven_is_proven_later,
+    what_is_erased_is_not_believed,
 )
 from statemachine.machine import RULES_REVISION, Decision
-from statemachine.snapshot import Armed, Budget, Bundle, ClockTrust, Credential, Outstanding, Snapshot
+from statemachine.snapshot import (
+    Armed,
+    Budget,
+    Bundle,
+    ClockTrust,
+    Credential,
+    Outstanding,
+    Purge,
+    Snapshot,
+)
 from statemachine.states import Phase, State
 from tests.core.world import (
     DAY,
@@ -77,8 +90,10 @@ from tests.core.world import (
     World,
     certless,
     expiring,
+    given_up,
     manual,
     provisioned,
+    purging,
     registering,
     renewing,
     reprovisioning,
@@ -113,6 +128,7 @@ COMMIT = CommitCredential(
 )
 RETIRE = RetireCredential(keep=(1,))
 PUSH = PushModuleKeys()
+ERASE = PurgeCredentials()
 
 
 # --- of every state ----------------------------------------------------------------------------------
@@ -178,6 +194,8 @@ ANOTHER = "another attempt is armed while one runs"
 TWO = "two registrations are in flight"
 NO_ACT = "the phase is armed where it does nothing"
 OUTLIVES = "the deadline of an attempt outlives it"
+HOLDS = "it holds something, or may begin something"
+UNERASED = "nobody erases the rest"
 NEVER_SHOWN = "an unproven credential is never shown again"
 
 PLACES = (
@@ -261,9 +279,11 @@ PLACES = (
         Place(
             one_csr_in_flight, f"{type(one).__name__} is waited for twice", provisioned, waiting_for(one, one)
         )
-        for one in (STAGE, PROVE, COMMIT, RETIRE, PUSH)
+        for one in (STAGE, PROVE, COMMIT, RETIRE, ERASE, PUSH)
     ),
-    Place(one_csr_in_flight, None, registering, waiting_for(STAGE, SUBMIT, PROVE, COMMIT, RETIRE, PUSH)),
+    Place(
+        one_csr_in_flight, None, registering, waiting_for(STAGE, SUBMIT, PROVE, COMMIT, RETIRE, ERASE, PUSH)
+    ),
     # --- where a phase acts
     *(
         Place(a_phase_acts_again_only_where_it_can, NO_ACT, at(renewing, phase), armed_and("phase"))
@@ -327,6 +347,32 @@ PLACES = (
         fields(state=State.REPROVISIONING, policy=ELSEWHERE),
     ),
     Place(a_manual_assignment_is_as_configured, None, provisioned, fields(policy=POLICY)),
+    # --- given up
+    *(
+        Place(what_is_erased_is_not_believed, HOLDS, purging, fields(**{name: value(renewing)}))
+        for name, value in (
+            ("credential", lambda place: place().snapshot.credential),
+            ("assignment", lambda place: place().snapshot.assignment),
+            ("bundle", lambda place: place().snapshot.bundle),
+            ("staged", lambda place: place(Phase.SUBMITTING).snapshot.staged),
+            ("candidate", lambda place: place(Phase.PROVING).snapshot.candidate),
+            ("attempt", lambda place: place().snapshot.attempt),
+            ("superseded", lambda place: place().settle().snapshot.superseded),
+            ("hold", lambda place: False),
+        )
+    ),
+    Place(what_is_erased_is_not_believed, HOLDS, provisioned, fields(purge=Purge(), hold=True)),
+    Place(what_is_erased_is_not_believed, UNERASED, purging, fields(outstanding=())),
+    Place(what_is_erased_is_not_believed, UNERASED, purging, fields(outstanding=asked(RETIRE, PUSH))),
+    Place(what_is_erased_is_not_believed, UNERASED, given_up, fields(purge=Purge())),
+    Place(
+        what_is_erased_is_not_believed,
+        None,
+        purging,
+        fields(outstanding=(), armed=(Armed(name="collect", at_unix_ms=T0),)),
+    ),
+    Place(what_is_erased_is_not_believed, None, provisioned, fields(hold=True)),
+    Place(what_is_erased_is_not_believed, None, given_up, fields(hold=False)),
 )
 
 
@@ -445,6 +491,7 @@ committed = steps(at(renewing, Phase.COMMITTING), commit_is_answered)
 collected = steps(renewed, collects)
 stale = steps(provisioned, lambda world: world.take(CredentialCommitted(answers="9.9.9", generation=1)))
 manual_start = steps(at(manual, Phase.PROVING))
+erased = steps(purging)
 keys_lost = steps(provisioned, lambda world: world.take(ModuleKeysLost(reason="gone")))
 SPENT = Budget(spent=POLICY.budget_registrations + 1, since_unix_ms=T0)
 OVER = f"registration {SPENT.spent} of {POLICY.budget_registrations}"
@@ -458,6 +505,22 @@ def pushing(world):
 def push_fails(world):
     pushing(world)
     world.deny(PushModuleKeys)
+
+
+def erasing_fails(world):
+    world.deny(PurgeCredentials)
+
+
+def gives_up(step):
+    return {"event": PurgeRequested(uid=0), "after": {"credential": None}}
+
+
+def keeps_nothing(step):
+    return {"effects": (*step.effects, RetireCredential(keep=()))}
+
+
+def keeps_nothing_of_what_is_given_up(step):
+    return {**keeps_nothing(step), "event": PurgeRequested(uid=0)}
 
 
 def in_last_tenth(step):
@@ -481,6 +544,7 @@ NOT_IT = "what is committed is not the candidate"
 NOBODY_ISSUED = "a certificate that nobody issued just now"
 OTHER_KEY = "it is for another key"
 DECLARED = "declared expired by a clock that is not trusted"
+UNASKED = "it is erased, and nobody asked for that"
 FORGOTTEN = "the credential in use was forgotten"
 ASKS_DPS = "DPS is asked for what the configuration says"
 MOVED = "an ignored event moved the machine"
@@ -997,6 +1061,29 @@ DEEDS = (
         None,
         steps(provisioned, loses),
         lambda step: {"event": OBSERVED, "after": {"credential": step.before.credential}},
+    ),
+    # --- given up
+    Deed(nothing_is_erased_unasked, UNASKED, erased, to(event=OBSERVED)),
+    Deed(
+        nothing_is_erased_unasked,
+        UNASKED,
+        window,
+        lambda step: {"effects": (*step.effects, ERASE)},
+    ),
+    Deed(
+        nothing_is_erased_unasked, None, erased, to(event=OBSERVED, before={"purge": Purge(), "hold": True})
+    ),
+    Deed(nothing_is_erased_unasked, None, erased, to(event=OBSERVED, effects=())),
+    Deed(nothing_is_erased_unasked, None, steps(purging, erasing_fails), to(event=OBSERVED)),
+    Deed(a_credential_is_lost_only_by_loss, FORGOTTEN, erased, to(event=OBSERVED)),
+    Deed(a_credential_is_lost_only_by_loss, None, window, gives_up),
+    Deed(nothing_needed_is_retired, "[1] would be removed", window, keeps_nothing),
+    Deed(nothing_needed_is_retired, None, window, keeps_nothing_of_what_is_given_up),
+    Deed(
+        module_keys_are_nobody_elses_business,
+        None,
+        window,
+        to(before={"module_keys_lost": "gone"}, event=PurgeRequested(uid=0)),
     ),
     # --- the configuration is the assignment
     *(

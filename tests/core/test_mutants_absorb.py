@@ -559,3 +559,15 @@ def test_a_clock_that_goes_back_moves_nothing_that_is_past_all_the_same():
     world.take(ClockObserved(kernel_synchronised=True, jump_ms=-HOUR), after_ms=-HOUR)
     assert world.snapshot.credential == credential
     assert world.snapshot.candidate == candidate
+
+
+def test_a_date_that_shows_how_wrong_our_clock_is_arms_every_deadline_by_it():
+    """In the very step that takes it: what our clock put off for a hundred days may be due tomorrow."""
+    world = unproven()
+    world.fire("prove")
+    armed = {one.name: one.at_unix_ms for one in world.snapshot.armed if one.delay_ms is None}
+    assert set(armed) == {"window", "expiry"}
+    decision = world.answer(ProveCredential, after_ms=0, server_date_unix_ms=world.now + 30 * DAY)
+    assert world.snapshot.clock.correction_ms == 30 * DAY
+    for name, at in armed.items():
+        assert ArmDeadline(name=name, at_unix_ms=at - 30 * DAY) in decision.effects

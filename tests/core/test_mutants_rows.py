@@ -204,3 +204,13 @@ def test_what_was_never_accepted_spends_no_refusal():
     world.deny(ProveCredential, refused=True, after_ms=HUB_LATE_MS)
     assert world.snapshot.state is State.REPROVISIONING
     assert world.snapshot.refusals.driven_unix_ms == 0
+
+
+def test_what_ended_is_told_before_a_configuration_that_is_gone():
+    """Both lead to the same; that nothing valid is left is what a person must know."""
+    world = renewing(Phase.COMMITTING)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    ends = world.snapshot.credential.not_after_unix_ms
+    decision = world.deny(CommitCredential, after_ms=ends - world.now)
+    assert world.position == (State.REPROVISIONING, Phase.IDLE)
+    assert "expired meanwhile" in decision.why

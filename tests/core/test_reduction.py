@@ -68,6 +68,8 @@ def ways(choice: Choice) -> Iterator[tuple[Choice, ...]]:
         yield (Choice("restart later", "at once"), choice)
     if choice.kind == "clock set":
         yield (choice._replace(how="later"),)
+    if choice.how == "unsent":
+        yield (choice._replace(how="unsent, of many"),)
 
 
 def follows(reduced: World, choice: Choice, target: World) -> bool:
@@ -164,8 +166,8 @@ def test_every_dimension_is_read_by_a_decision_or_an_invariant():
     part.next_level()
     part.run(300)
     seen: dict[str, set[bytes]] = {}
-    for _, world in part._todo:
-        snapshot = world.snapshot
+    for _, packed in part._todo:
+        snapshot = unpack(packed).snapshot
         parts = [getattr(snapshot, name) for name in snapshot.__struct_fields__ if name != "policy"]
         for holder in (snapshot, *parts):
             for name in getattr(holder, "__struct_fields__", ()):

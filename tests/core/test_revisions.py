@@ -18,7 +18,15 @@ from statemachine.effects import (
     RetireCredential,
     SubmitRegistration,
 )
-from statemachine.events import ClockObserved, RegistrationPending, RulesChanged, StoredCredential
+from statemachine.events import (
+    ClockObserved,
+    ConfigurationChanged,
+    DeadlinePassed,
+    RegistrationPending,
+    RenewRequested,
+    RulesChanged,
+    StoredCredential,
+)
 from statemachine.journal import read
 from statemachine.machine import RULES_REVISION, decide
 from statemachine.replay import RULES, fold, replay_files, steps_of
@@ -32,14 +40,19 @@ from tests.core.world import (
     DAY,
     HOUR,
     MINUTE,
+    POLICY,
     SECOND,
+    T0,
     Store,
     World,
     chain,
+    holding,
     provisioned,
     registering,
     renewing,
+    reprovisioning,
     started,
+    stored,
     wishes,
 )
 
@@ -47,8 +60,8 @@ FOLDER = Path(__file__).parent.parent / "journals"
 JOURNALS = sorted({*FOLDER.glob("**/*.jsonl")} - {FOLDER / DIVERGENT})
 
 U, G, P = State.UNPROVISIONED, State.REGISTERING, State.PROVISIONED
-E, R = State.CERT_EXPIRING, State.RENEWING
-IDLE, POLLING, PROVING = Phase.IDLE, Phase.POLLING, Phase.PROVING
+E, R, X = State.CERT_EXPIRING, State.RENEWING, State.REPROVISIONING
+IDLE, SUBMITTING, POLLING, PROVING = Phase.IDLE, Phase.SUBMITTING, Phase.POLLING, Phase.PROVING
 COMMITTING, RETIRING = Phase.COMMITTING, Phase.RETIRING
 
 
@@ -179,6 +192,61 @@ def retires_what_is_superseded(revision):
     return world
 
 
+def finds_another_certificate(place, phase=SUBMITTING):
+    """A start, of a store that was restored from a backup."""
+
+    def happens(revision):
+        world = under(revision, place)(phase)
+        world.restart(rules_revision=revision, inventory=holding(stored(generation=9)))
+        return world
+
+    happens.__name__ = f"finds_another_certificate_{place.__name__}_{phase.value}"
+    return happens
+
+
+def finds_another_certificate_between_two_attempts(revision):
+    world = under(revision, reprovisioning)(SUBMITTING)
+    world.deny(SubmitRegistration)
+    world.restart(rules_revision=revision, inventory=holding(stored(generation=9)))
+    return world
+
+
+def finds_what_never_ends(revision):
+    """The configured credential is current, where the journal speaks of a certificate."""
+    world = under(revision, renewing)(SUBMITTING)
+    dateless = {"source": "configured", "not_before_unix_ms": 0, "not_after_unix_ms": 0}
+    world.restart(rules_revision=revision, inventory=holding(stored(generation=9, **dateless)))
+    return world
+
+
+def sees_the_end_of_what_it_found(revision):
+    """Which comes before that of the certificate in the journal."""
+    world = under(revision, renewing)(SUBMITTING)
+    ends = world.now + HOUR
+    ending_soon = stored(generation=9, not_before_unix_ms=T0, not_after_unix_ms=ends)
+    world.restart(rules_revision=revision, inventory=holding(ending_soon))
+    world.take(DeadlinePassed(name="expiry"), after_ms=ends - world.now)
+    return world
+
+
+def fails_to_renew_for_a_configuration_that_is_gone(revision):
+    """Inside the renewal window of what is in use."""
+    world = under(revision, renewing)(COMMITTING)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    world.deny(CommitCredential)
+    return world
+
+
+def fails_early_for_a_configuration_that_is_gone(revision):
+    """Renewed by command, long before the window; what is in use would have had years."""
+    world = provisioned(rules_revision=revision)
+    world.take(RenewRequested(uid=0))
+    world.until(COMMITTING)
+    world.take(ConfigurationChanged(policy=POLICY, fingerprint="f2"))
+    world.deny(CommitCredential)
+    return world
+
+
 class Change(NamedTuple):
     """Positions, wishes and what more can be told, before and after."""
 
@@ -209,6 +277,15 @@ def trusts_its_clock(world):
 
 def newest_that_may_go(world):
     return world.pending(RetireCredential).effect.newest
+
+
+LOST_ENDS = provisioned().snapshot.credential.not_after_unix_ms
+FOUND_ENDS = stored(generation=9).not_after_unix_ms
+
+
+def watched_end(world):
+    armed = world.snapshot.armed_as("expiry")
+    return None if armed is None else armed.at_unix_ms
 
 
 def corrected_by(world):
@@ -273,6 +350,60 @@ CHANGED = (
         (P, IDLE, ["arm expiry", "arm window"], corrected_by, -20),
         (P, IDLE, ["arm expiry", "arm window"], corrected_by, 0),
         alone=False,
+    ),
+    Change(
+        finds_another_certificate(registering),
+        (G, SUBMITTING, ["arm timeout"], watched_end, None),
+        (G, SUBMITTING, ["arm timeout", "arm expiry"], watched_end, FOUND_ENDS),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        finds_another_certificate(renewing),
+        (R, SUBMITTING, ["arm expiry", "arm timeout"], watched_end, LOST_ENDS),
+        (R, SUBMITTING, ["arm timeout", "arm expiry"], watched_end, FOUND_ENDS),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        finds_another_certificate(reprovisioning),
+        (X, SUBMITTING, ["arm expiry", "arm window", "arm timeout"], watched_end, LOST_ENDS),
+        (X, SUBMITTING, ["arm window", "arm timeout", "arm expiry"], watched_end, FOUND_ENDS),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        finds_another_certificate_between_two_attempts,
+        (X, IDLE, ["arm expiry", "arm window", "arm attempt"], watched_end, LOST_ENDS),
+        (X, IDLE, ["arm window", "arm attempt", "arm expiry"], watched_end, FOUND_ENDS),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        finds_what_never_ends,
+        (R, SUBMITTING, ["arm expiry", "arm timeout"], watched_end, LOST_ENDS),
+        (R, SUBMITTING, ["arm timeout"], watched_end, None),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        sees_the_end_of_what_it_found,
+        (R, SUBMITTING, ["arm expiry"], watched_end, LOST_ENDS),
+        (X, SUBMITTING, [], watched_end, None),
+        alone=False,
+        revision=3,
+    ),
+    Change(
+        fails_to_renew_for_a_configuration_that_is_gone,
+        (E, IDLE, ["arm attempt"]),
+        (X, IDLE, ["arm attempt"]),
+        revision=3,
+    ),
+    Change(
+        fails_early_for_a_configuration_that_is_gone,
+        (P, IDLE, ["arm expiry", "arm window"]),
+        (X, IDLE, ["arm attempt"]),
+        revision=3,
     ),
 )
 

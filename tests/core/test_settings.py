@@ -1,6 +1,18 @@
 """Settings are plain values; what is secret in them is never printed."""
 
-from statemachine.settings import IdentityPrincipal, IdentitySettings, SymmetricKeySource
+import pytest
+
+from statemachine.settings import (
+    DpsProvisioning,
+    IdentityPrincipal,
+    IdentitySettings,
+    IssuanceRule,
+    IssuedSource,
+    ManualProvisioning,
+    NoProvisioning,
+    SymmetricKeySource,
+    credential_of,
+)
 
 
 def test_a_key_is_never_printed():
@@ -18,3 +30,26 @@ def test_modules_are_the_principals_that_say_so():
     )
     assert IdentitySettings(principals=principals).modules == ("telemetry", "agent")
     assert IdentitySettings().modules == ()
+
+
+KEY = SymmetricKeySource(path="/etc/aziot/key")
+ISSUED = IssuedSource(rule=IssuanceRule(method="self_signed"))
+
+
+@pytest.mark.parametrize(
+    ("provisioning", "credential"),
+    [
+        (
+            DpsProvisioning(
+                global_endpoint="https://dps.example", scope_id="0ne0", registration_id="d", attestation=KEY
+            ),
+            KEY,
+        ),
+        (ManualProvisioning(hub="hub.example", device_id="d", authentication=ISSUED), ISSUED),
+        (NoProvisioning(), None),
+        (None, None),
+    ],
+    ids=["dps", "manual", "none", "unconfigured"],
+)
+def test_what_the_device_is_proven_with_whatever_the_source(provisioning, credential):
+    assert credential_of(provisioning) is credential

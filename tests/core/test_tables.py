@@ -14,6 +14,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -24,10 +25,12 @@ from statemachine.events import (
     ConfigurationChanged,
     CredentialLost,
     HoldRequested,
+    HookEnded,
     HubRefusedCredential,
     Inventory,
     ModuleKeysLost,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationPending,
     RenewRequested,
     ReprovisionRequested,
@@ -51,6 +54,7 @@ from tests.core.world import (
     holding,
     manual,
     provisioned,
+    purging,
     registering,
     renewing,
     reprovisioning,
@@ -156,6 +160,7 @@ PUSH = takes(ModuleKeysRequested(uid=0))
 LOSES_KEYS = takes(ModuleKeysLost(reason="no such file"))
 HOLD = takes(HoldRequested(hold=True, uid=0))
 RELEASE = takes(HoldRequested(hold=False, uid=0))
+PURGE = takes(PurgeRequested(uid=0))
 REPROVISION = takes(ReprovisionRequested(uid=0))
 SOMEBODY = takes(ReprovisionRequested(uid=1000, privileged=False))
 RENEW = takes(RenewRequested(uid=0))
@@ -534,6 +539,14 @@ CASES = (
         "disarm timeout; arm attempt",
     ),
     Case(
+        "The attempt failed, and the configuration changed meanwhile",
+        after(at(renewing, COMMITTING), configured("f2")),
+        denies(CommitCredential),
+        X,
+        IDLE,
+        "arm attempt",
+    ),
+    Case(
         "The renewal failed; the certificate in use is kept",
         at(renewing, SUBMITTING),
         denies(SubmitRegistration),
@@ -767,6 +780,36 @@ CASES = (
         "disarm attempt; arm expiry; arm window",
     ),
     Case("The service stops; what is under way", renewing, takes(ShutdownRequested()), R, STAGING, "stop"),
+    # --- given up ------------------------------------------------------------------------------------
+    Case(
+        "The device is given up",
+        provisioned,
+        PURGE,
+        U,
+        IDLE,
+        "disarm window; disarm expiry; erase",
+    ),
+    Case(
+        "The device is given up",
+        at(renewing, SUBMITTING),
+        PURGE,
+        U,
+        IDLE,
+        "disarm expiry; erase; disarm timeout",
+    ),
+    Case("The device is being erased already", purging, PURGE, U, IDLE),
+    Case("The device is being erased and stays on hold", purging, RELEASE, U, IDLE, verdict="refused"),
+    Case("All that the cloud gave this device is erased", purging, answers(PurgeCredentials), U, IDLE),
+    Case("Not all of it could be erased", purging, denies(PurgeCredentials), U, IDLE, "arm collect"),
+    Case(
+        "What could not be erased is tried again",
+        after(purging, denies(PurgeCredentials)),
+        fires("collect"),
+        U,
+        IDLE,
+        "erase",
+    ),
+    Case("A hook decides nothing", provisioned, takes(HookEnded(hook="renewed", outcome="done")), P, IDLE),
     # --- observations --------------------------------------------------------------------------------
     Case("The clock was looked at", provisioned, JUMPED, P, IDLE, "arm expiry; arm window; arm prove"),
     Case(

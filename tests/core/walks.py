@@ -8,7 +8,13 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from statemachine.effects import CommitCredential, PollRegistration, StageKey, SubmitRegistration
+from statemachine.effects import (
+    CommitCredential,
+    PollRegistration,
+    PurgeCredentials,
+    StageKey,
+    SubmitRegistration,
+)
 from statemachine.events import (
     AnyEvent,
     ClockObserved,
@@ -16,11 +22,13 @@ from statemachine.events import (
     CredentialLost,
     DeadlinePassed,
     HoldRequested,
+    HookEnded,
     HubRefusedCredential,
     KeyStaged,
     ModuleKeysLost,
     ModuleKeysPushed,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationAccepted,
     RegistrationPending,
     RenewRequested,
@@ -113,6 +121,9 @@ def anything(world: World, chance: random.Random, *, friendly: int = 1, losses: 
             if isinstance(one.effect, CommitCredential) and world.store.current == one.effect.generation:
                 # It was flipped before a kill; a store that says otherwise would break its promise.
                 return world.perform(one, **draw)
+            if isinstance(one.effect, PurgeCredentials) and chance.random() < 0.5:
+                # Half of it is gone all the same.
+                world.store.lose()
             return _failure(one, chance, draw)
         case "deadline":
             return _deadline(world, chance, draw)
@@ -216,6 +227,8 @@ def _surprise(world: World, chance, draw, *, losses: bool) -> AnyEvent:
         case 3 if losses and chance.random() < 0.5:
             world.store.lose()
             return CredentialLost(generation=generation, reason="gone", **draw)
+        case 4 if chance.random() < 0.5:
+            return HookEnded(hook="renewed", outcome="failed", **draw)
         case 4:
             return RulesChanged(before=RULES_REVISION, after=RULES_REVISION, **draw)
         case 5:
@@ -223,6 +236,8 @@ def _surprise(world: World, chance, draw, *, losses: bool) -> AnyEvent:
         case 6:
             policy = chance.choice(POLICIES)
             return structs.replace(configured(policy, _fingerprint(policy, chance)), **draw)
+        case 7 if chance.random() < 0.3:
+            return PurgeRequested(uid=0, **draw)
         case 7:
             return ModuleKeysLost(reason="no such file", **draw)
     world.now += chance.randrange(20 * MINUTE)
@@ -239,7 +254,7 @@ def _fingerprint(policy, chance, before="f1"):
 def _restart(world: World, chance, draw, *, losses: bool) -> AnyEvent:
     """A kill; before it, the store may have done what it never could report."""
     for one in world.snapshot.outstanding:
-        if isinstance(one.effect, CommitCredential | StageKey) and chance.random() < 0.5:
+        if isinstance(one.effect, CommitCredential | StageKey | PurgeCredentials) and chance.random() < 0.5:
             world.perform(one)
     if losses and chance.random() < 0.1:
         world.store.lose()

@@ -17,6 +17,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -34,12 +35,15 @@ from statemachine.events import (
     CredentialProven,
     CredentialRetired,
     CredentialRetireFailed,
+    CredentialsPurged,
+    CredentialsPurgeFailed,
     DeadlinePassed,
     Inventory,
     KeyStaged,
     KeyStageFailed,
     ModuleKeysPushed,
     ModuleKeysPushFailed,
+    PurgeRequested,
     RegistrationAccepted,
     RegistrationAssigned,
     RegistrationFailed,
@@ -204,8 +208,13 @@ class Store:
         self.committed = {number: one for number, one in self.committed.items() if number in kept}
 
     def lose(self):
+        """The pointer; by an erasure too, which begins with it."""
         self.current = None
         self.ever_issued = False
+
+    def purge(self):
+        self.lose()
+        self.keys, self.committed = {}, {}
 
 
 def _facts(facts):
@@ -274,6 +283,9 @@ class World:
             case RetireCredential():
                 self.store.retire(effect)
                 return CredentialRetired(answers=one.id, **fields)
+            case PurgeCredentials():
+                self.store.purge()
+                return CredentialsPurged(answers=one.id, **fields)
             case PushModuleKeys():
                 return ModuleKeysPushed(**{"answers": one.id, "modules": 2, **fields})
         raise AssertionError(effect)
@@ -356,6 +368,8 @@ def refusal(one: Outstanding, **fields):
             return CredentialCommitFailed(**facts)
         case RetireCredential():
             return CredentialRetireFailed(**facts)
+        case PurgeCredentials():
+            return CredentialsPurgeFailed(**facts)
         case PushModuleKeys():
             return ModuleKeysPushFailed(**facts)
     raise AssertionError(one)
@@ -437,6 +451,21 @@ def unproven():
     return world
 
 
+def purging(place=provisioned):
+    """Given up; what identified the device is being erased."""
+    world = place()
+    world.take(PurgeRequested(uid=0))
+    assert world.position == (State.UNPROVISIONED, Phase.IDLE)
+    return world
+
+
+def given_up(place=provisioned):
+    """And all of it is gone."""
+    world = purging(place)
+    world.answer(PurgeCredentials)
+    return world
+
+
 def manual(phase=Phase.IDLE, policy=MANUAL, **fields):
     """A device whose configuration is the assignment: taken up, or on the way there."""
     world = fresh(policy=policy, fingerprint=fingerprint_of(policy), **fields)
@@ -479,6 +508,8 @@ def wish(effect: AnyEffect) -> str:
             return f"commit {effect.generation}"
         case RetireCredential():
             return f"keep {','.join(map(str, effect.keep))}"
+        case PurgeCredentials():
+            return "erase"
         case PushModuleKeys():
             return "push"
         case StopService():

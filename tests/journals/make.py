@@ -14,6 +14,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     StageKey,
     SubmitRegistration,
@@ -23,9 +24,11 @@ from statemachine.events import (
     ConfigurationChanged,
     CredentialLost,
     HoldRequested,
+    HookEnded,
     HubRefusedCredential,
     ModuleKeysLost,
     ModuleKeysRequested,
+    PurgeRequested,
     RegistrationPending,
     RenewRequested,
     ReprovisionRequested,
@@ -257,12 +260,50 @@ def module_keys():
     return world
 
 
+def purge():
+    """Held and released, given up in the middle of a renewal, erased at the third try, registered anew."""
+    world = Recorded(6)
+    world.take(started())
+    world.settle()
+    world.take(HoldRequested(hold=True, uid=0), after_ms=HOUR)
+    world.fire("window")
+    world.fire("attempt")
+    world.take(RenewRequested(uid=0), after_ms=HOUR)
+    world.take(HoldRequested(hold=False, uid=0), after_ms=HOUR)
+    world.fire("attempt")
+    world.settle()
+    world.take(HookEnded(hook="renewed", outcome="done"), after_ms=MINUTE)
+    world.take(ReprovisionRequested(uid=0), after_ms=DAY)
+    world.settle()
+    world.take(HookEnded(hook="reprovisioned", outcome="failed", message="exit status 3"), after_ms=MINUTE)
+    world.take(RenewRequested(uid=0), after_ms=DAY)
+    world.until(Phase.COMMITTING)
+    world.take(PurgeRequested(uid=0))
+    world.take(HoldRequested(hold=False, uid=0))
+    world.deny(PurgeCredentials, code="disk-full", message="no room for the pointer")
+    world.take(PurgeRequested(uid=0))
+    world.restart()
+    world.fire("collect")
+    world.restart(down_ms=DAY)
+    world.deny(PurgeCredentials, failure_class="operator", code="read-only", message="remount it")
+    world.fire("collect")
+    world.answer(PurgeCredentials)
+    world.restart(down_ms=30 * DAY)
+    world.take(ReprovisionRequested(uid=0))
+    world.take(HoldRequested(hold=False, uid=0), after_ms=HOUR)
+    world.fire("attempt")
+    world.settle()
+    world.take(ShutdownRequested(reason="SIGTERM"), after_ms=HOUR)
+    return world
+
+
 SCRIPTS = {
     "register-renew.jsonl": register_renew,
     "reprovision-and-restart.jsonl": reprovision_and_restart,
     "failures-and-backoff.jsonl": failures_and_backoff,
     "manual.jsonl": manual,
     "module-keys.jsonl": module_keys,
+    "purge.jsonl": purge,
 }
 
 

@@ -20,7 +20,12 @@ from tests.mutation.harness import ROOT
 from tests.mutation.mutants import all_mutants
 from tests.mutation.source import Mutant
 
-REPLAY = "tests/core/test_replay.py"
+REPLAY = """
+import pathlib, sys
+from statemachine.replay import replay_files
+path = pathlib.Path("tests/journals", sys.argv[1])
+sys.exit(not replay_files([(path.name, path.read_bytes())]).equal)
+"""
 
 
 def main() -> int:
@@ -74,8 +79,10 @@ def _confirmed(mutant: Mutant, one: dict[str, str], copy: Path) -> bool:
 def _command(one: dict[str, str]) -> list[str]:
     if one["killer"] == "build":
         return ["-c", "import statemachine.machine"]
-    test = REPLAY if one["killer"] == "journals" else one["test"]
-    return ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    if one["killer"] == "journals":
+        name, suffix, _ = one["found"].partition(".jsonl")
+        return ["-c", REPLAY, name + suffix]
+    return ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", one["test"]]
 
 
 def _status(command: list[str], copy: Path) -> int:
