@@ -5,11 +5,11 @@ once. The files are in ``config_files.py``, their meaning begins in ``config_rul
 ``config_settings.py``.
 """
 
+import contextlib
 import hashlib
 from typing import Literal
 
 import msgspec
-import tomli
 from msgspec import Struct
 
 from adapters.config_files import (
@@ -22,13 +22,13 @@ from adapters.config_files import (
     seal,
     unseal,
 )
+from adapters.config_files import parsed as parsed
 from adapters.config_files import save_last_good as save_last_good
 from adapters.config_findings import Findings
-from adapters.config_forms import looks_secret
 from adapters.config_rules import DropInTree, interpret
 from adapters.config_setting import Setting
 from adapters.config_settings import SETTINGS
-from adapters.errors import ConfigurationInvalid, bounded
+from adapters.errors import ConfigurationInvalid
 from statemachine.settings import (
     Configuration,
     DpsProvisioning,
@@ -44,6 +44,7 @@ __all__ = [
     "SETTINGS",
     "Loaded",
     "Setting",
+    "examine",
     "fingerprint",
     "load",
     "load_with_fallback",
@@ -75,7 +76,12 @@ def load(path: str, *, root: str = "/") -> Configuration:
     ``root`` goes in front of ``path`` unless ``path`` already lies below it. It does not go in front of paths
     *inside* the files (file URIs, ``ca_file``): those are absolute and taken as they are.
     """
-    return _load(_below(root, path)).configuration
+    return load_noted(path, root=root).configuration
+
+
+def load_noted(path: str, *, root: str = "/") -> Loaded:
+    """The same, with what is no mistake and yet worth a word, such as an unknown key."""
+    return _load(_below(root, path))
 
 
 def load_with_fallback(path: str, last_good_path: str, root: str = "/") -> Loaded:
@@ -93,17 +99,34 @@ def load_with_fallback(path: str, last_good_path: str, root: str = "/") -> Loade
         return msgspec.structs.replace(kept, problems=broken.problems)
 
 
+def examine(path: str, *, root: str = "/") -> Findings:
+    """Everything there is to say of ``path`` and its drop-ins, without raising for it."""
+    findings = Findings(_below(root, path))
+    sources = read_sources(_below(root, path), findings)
+    if sources is not None:
+        with contextlib.suppress(ConfigurationInvalid):
+            _interpreted(sources, findings)
+    return findings
+
+
 def parse(path: str, text: str, drop_ins: tuple[DropIn, ...] = ()) -> Configuration:
     """The configuration the texts describe; ``path`` only names ``text`` in mistakes."""
+    return parse_noted(path, text, drop_ins).configuration
+
+
+def parse_noted(path: str, text: str, drop_ins: tuple[DropIn, ...] = ()) -> Loaded:
+    """The same, with what is no mistake and yet worth a word."""
     findings = Findings(path)
-    return _interpreted(Sources(path=path, text=text, drop_ins=drop_ins), findings)
+    sources = Sources(path=path, text=text, drop_ins=drop_ins)
+    configuration = _interpreted(sources, findings)
+    return Loaded(configuration=configuration, source="file", notes=findings.notes, text=seal(sources))
 
 
 def _load(path: str) -> Loaded:
     findings = Findings(path)
     sources = read_sources(path, findings)
     if sources is None:
-        raise ConfigurationInvalid(path, findings.lines)
+        raise ConfigurationInvalid(path, findings.lines, findings.notes)
     configuration = _interpreted(sources, findings)
     return Loaded(configuration=configuration, source="file", notes=findings.notes, text=seal(sources))
 
@@ -123,29 +146,16 @@ def _load_last_good(path: str) -> Loaded | None:
 
 def _interpreted(sources: Sources, findings: Findings, *, lenient: bool = False) -> Configuration:
     """Raises ConfigurationInvalid with everything found, reading the files included."""
-    tree = _parsed(sources.text, findings)
+    tree = parsed(sources.text, findings)
     drop_ins = []
     for drop_in in sources.drop_ins:
-        parsed = _parsed(drop_in.text, findings.of(drop_in.path))
-        if parsed is not None:
-            drop_ins.append(DropInTree(service=drop_in.service, path=drop_in.path, tree=parsed))
+        its_tree = parsed(drop_in.text, findings.of(drop_in.path))
+        if its_tree is not None:
+            drop_ins.append(DropInTree(service=drop_in.service, path=drop_in.path, tree=its_tree))
     configuration = None if tree is None else interpret(tree, findings, drop_ins, lenient=lenient)
     if configuration is None or findings.lines:
-        raise ConfigurationInvalid(sources.path, findings.lines)
+        raise ConfigurationInvalid(sources.path, findings.lines, findings.notes)
     return configuration
-
-
-def _parsed(text: str, findings: Findings) -> dict[str, object] | None:
-    try:
-        return tomli.loads(text)
-    except tomli.TOMLDecodeError as exc:
-        # Not str(exc): it says the position again, or "at end of document". A message may quote a key.
-        reason = "a key is defined twice" if looks_secret(exc.msg) else bounded(exc.msg, 120)
-        findings.add(f"line {exc.lineno}, column {exc.colno}", f"not valid TOML: {reason}")
-    except (ValueError, RecursionError):
-        # tomli lets these through for integers of thousands of digits and for deep nesting.
-        findings.add("", "not usable TOML: a number is too long, or arrays or tables are nested too deeply")
-    return None
 
 
 def policy(configuration: Configuration, registration_id: str) -> PolicySettings:

@@ -7,14 +7,17 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
+import tomli
 from msgspec import Struct
 
 from adapters.config_findings import Findings
+from adapters.config_forms import looks_secret
 from adapters.config_rows_drop_ins import SERVICES, Service
 from adapters.durable import replace_file
-from adapters.errors import StoreUnavailable
+from adapters.errors import StoreUnavailable, bounded
 
 MAX_CONFIG_BYTES = 262_144
 "Ten times the original's template; the slowest TOML of this size takes the parser a few seconds."
@@ -150,8 +153,25 @@ def read_text(
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        findings.add(f"line {line}", "found bytes that are not UTF-8; allowed UTF-8 text")
+        findings.add("", "found bytes that are not UTF-8; allowed UTF-8 text", line=line)
         return None
+
+
+def parsed(text: str, findings: Findings) -> dict[str, Any] | None:
+    """What ``text`` says, or None and why it cannot be told in ``findings``."""
+    try:
+        tree = tomli.loads(text)
+    except tomli.TOMLDecodeError as exc:
+        # Not str(exc): it says the position again, or "at end of document". A message may quote a key.
+        reason = "a key is defined twice" if looks_secret(exc.msg) else bounded(exc.msg, 120)
+        findings.add("", f"not valid TOML: {reason}", line=exc.lineno, column=exc.colno)
+        return None
+    except (ValueError, RecursionError):
+        # tomli lets these through for integers of thousands of digits and for deep nesting.
+        findings.add("", "not usable TOML: a number is too long, or arrays or tables are nested too deeply")
+        return None
+    findings.has_text(text)
+    return tree
 
 
 # --- the last good configuration ---------------------------------------------------------------------

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from adapters.config_setting import FILE_URI_FORM
+from adapters.config_credentials import NAME_FORM, SCHEME, credential_path
+from adapters.config_setting import FILE_URI_FORM, HIGHEST_UID
 from adapters.errors import bounded
 from statemachine.settings import (
     DEVICE_ID,
@@ -145,10 +146,15 @@ def base64_key(text: str) -> bytes:
 
 
 def file_uri(text: str) -> str:
-    """The absolute path of ``file:///path``, percent escapes decoded."""
+    """The absolute path of ``file:///path``, percent escapes decoded, or of ``credential:NAME``."""
     scheme, colon, rest = text.partition(":")
     if not colon:
         raise Unfit
+    if scheme.lower() == SCHEME:
+        place = credential_path(rest)
+        if place is None:
+            raise Unfit(found="a credential whose name is none", allowed=f"{SCHEME}:NAME; {NAME_FORM}")
+        return place
     if scheme.lower() == "pkcs11":
         raise Unfit(
             found="a pkcs11: URI", allowed=f"{FILE_URI_FORM}; PKCS#11 is not supported in this release"
@@ -270,16 +276,31 @@ def subject(table: dict[str, object]) -> dict[str, str]:
 
 def names(items: list[object]) -> tuple[str, ...]:
     """Ids, or patterns of ids."""
-    return tuple(printable_name(item) for item in _texts(items))
+    return tuple(printable_name(item) for item in texts(items))
 
 
 def place_or_names(value: str | list[object]) -> str | tuple[str, ...]:
     return file_uri(value) if isinstance(value, str) else names(value)
 
 
+def users(items: list[object]) -> tuple[int | str, ...]:
+    """User ids, and names that are looked up when the whole file is read."""
+    if len(items) > MAX_ITEMS:
+        raise Unfit(found=f"an array of {len(items)}")
+    return tuple(_user(item) for item in items)
+
+
+def _user(item: object) -> int | str:
+    if isinstance(item, str):
+        return printable_name(item)
+    if isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= HIGHEST_UID:
+        return item
+    raise Unfit(found=f"{shown(item)} in it")
+
+
 def digests(items: list[object]) -> tuple[str, ...]:
     """SHA-256 in hex, lower case; the colons that OpenSSL prints are dropped."""
-    found = [item.replace(":", "") for item in _texts(items)]
+    found = [item.replace(":", "") for item in texts(items)]
     for item, digest in zip(items, found, strict=True):
         if not _SHA256.fullmatch(digest):
             raise Unfit(found=shown(item))
@@ -293,13 +314,13 @@ def identity_kinds(items: list[object]) -> tuple[str, ...]:
     return tuple(kind for kind in IDENTITY_KINDS if kind in items)
 
 
-def _texts(items: list[object]) -> list[str]:
+def texts(items: list[object]) -> list[str]:
     if len(items) > MAX_ITEMS:
         raise Unfit(found=f"an array of {len(items)}")
-    texts = [item for item in items if isinstance(item, str)]
-    if len(texts) < len(items):
+    found = [item for item in items if isinstance(item, str)]
+    if len(found) < len(items):
         raise Unfit(found=f"an array with {next(_kind(i) for i in items if not isinstance(i, str))} in it")
-    return texts
+    return found
 
 
 # --- showing what was found --------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from adapters.config_findings import Findings
 from adapters.config_forms import shown
-from adapters.config_rows_drop_ins import DROP_INS, HIGHEST_UID, Service
+from adapters.config_rows_drop_ins import DROP_INS, Service
+from adapters.config_setting import HIGHEST_UID
 from adapters.config_walk import Element
 from statemachine.settings import CertificateGrant, IdentityPrincipal, KeyGrant
 
@@ -114,9 +115,20 @@ def _uid(element: Element, findings: Findings, lenient: bool) -> int | None:
     starting. Then it is nobody's, rather than left out: its module stays in the set that is kept at the hub.
     """
     uid: int | str | None = element.values.get("principal.uid")
-    if not isinstance(uid, str):
+    return None if uid is None else _user(uid, f"{element.label}.uid", findings, lenient)
+
+
+def control_principals(
+    users: Sequence[int | str], where: str, findings: Findings, *, lenient: bool
+) -> tuple[int, ...]:
+    """Who may give commands on control.sock."""
+    found = (_user(user, where, findings, lenient) for user in users)
+    return tuple(sorted({uid for uid in found if uid is not None and uid != NO_USER}))
+
+
+def _user(uid: int | str, where: str, findings: Findings, lenient: bool) -> int | None:
+    if isinstance(uid, int):
         return uid
-    where = f"{element.label}.uid"
     try:
         return pwd.getpwnam(uid).pw_uid
     except (KeyError, OSError):

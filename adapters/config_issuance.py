@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.config_findings import Findings
-from adapters.config_rows_original import METHODS
-from adapters.config_setting import one_of
 from statemachine.settings import IssuanceRule
 
 _FIELDS = ("method", "expiry_days", "common_name", "subject", "allow_ca")
@@ -19,10 +17,13 @@ def rule_fields(values: Mapping[str, Any], at: str, key: str | None = None) -> d
     return {name: value for name, value in found.items() if value is not None}
 
 
-def check_rule(table: Mapping[str, Any], label: str, findings: Findings) -> None:
-    """What a rule in ``config.toml`` needs beside keys that are right each for itself."""
+def check_rule(table: Mapping[str, Any], label: str, findings: Findings, *, allowed: str) -> None:
+    """What a rule in ``config.toml`` needs beside keys that are right each for itself.
+
+    ``allowed`` are the methods, in words.
+    """
     if "method" not in table:
-        findings.unfit(f"{label}.method", "nothing", one_of(METHODS))
+        findings.unfit(f"{label}.method", "nothing", allowed)
     if "common_name" in table and "subject" in table:
         findings.unfit(label, "both common_name and subject", "one of them")
 

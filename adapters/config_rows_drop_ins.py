@@ -9,14 +9,11 @@ from typing import Literal
 
 from adapters import config_forms as forms
 from adapters.config_rows_original import ID_FORM, ORIGINAL, issued
-from adapters.config_setting import ANY_ID, Setting
+from adapters.config_setting import ANY_ID, HIGHEST_UID, Setting
 
 Service = Literal["identityd", "certd", "keyd"]
 
 SERVICES: tuple[Service, ...] = ("identityd", "certd", "keyd")
-
-HIGHEST_UID = 2**32 - 2
-"The one above it is no user: system calls take it for -1."
 
 _UID = Setting(
     path="principal.uid",

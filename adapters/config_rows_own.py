@@ -1,7 +1,10 @@
 """The rows of this service's own keys: all below ``[identityd]``, a table that the original ignores."""
 
+from typing import get_args
+
 from adapters import config_forms as forms
 from adapters.config_setting import Setting
+from adapters.config_whole import LogFormat, LogLevel
 from statemachine.settings import API_VERSIONS, KEY_ALGORITHMS
 
 OWN: tuple[Setting, ...] = (
@@ -156,6 +159,28 @@ OWN: tuple[Setting, ...] = (
         meaning="What a start does with a damaged journal: set it aside and begin anew, or refuse.",
     ),
     Setting(
+        path="identityd.log.format",
+        kind="text",
+        target="log.format",
+        choices=get_args(LogFormat),
+        meaning="How the service writes a line to standard error.",
+    ),
+    Setting(
+        path="identityd.log.level",
+        kind="text",
+        target="log.level",
+        choices=get_args(LogLevel),
+        meaning="What is not worth a line is less than this; AZIOT_LOG in the environment outdoes it.",
+    ),
+    Setting(
+        path="identityd.control.principals",
+        kind="list of text",
+        fills=("control.principals",),
+        form="at most 1000 users of this machine: user ids, or names in quotes",
+        check=forms.users,
+        meaning="Who may give commands on control.sock beside root; the socket's group opens it to them.",
+    ),
+    Setting(
         path="identityd.limits.connections",
         kind="integer",
         target="limits.connections",
@@ -215,6 +240,30 @@ OWN: tuple[Setting, ...] = (
         target="limits.when_busy",
         choices=("close", "503"),
         meaning="What a request over such a bound gets: a closed connection, or 503 with Retry-After.",
+    ),
+    *(
+        Setting(
+            path=f"identityd.hooks.{kind}",
+            kind="text",
+            target=f"hooks.{kind}",
+            form="an absolute path",
+            check=forms.absolute_path,
+            meaning=f"Command run {when}; root's own, in directories that only root can write.",
+        )
+        for kind, when in (
+            ("renewal", "after another certificate came into use"),
+            ("reprovision", "after registration was repeated from the start"),
+            ("moved", "after the device was assigned to another hub or under another id"),
+        )
+    ),
+    Setting(
+        path="identityd.hooks.timeout_sec",
+        kind="integer",
+        target="hooks.timeout_seconds",
+        unit="seconds",
+        low=1,
+        high=3600,
+        meaning="A hook's command is ended after this time.",
     ),
 )
 "In the order of config/default.toml."

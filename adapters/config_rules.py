@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.config_findings import Findings
+from adapters.config_grants import control_principals
 from adapters.config_provisioning import provisioning
 from adapters.config_rows_drop_ins import DROP_INS, SERVICES, UNREAD, Service
 from adapters.config_rows_original import ORIGINAL
@@ -31,12 +32,12 @@ CONFIG = schema(
         "cert_issuance.local_ca.cert.auto_renew": "not read; only the device's own certificate is renewed",
         f"cert_issuance.{ANY_ID}": "not read here; a drop-in of certd has issuance by certificate id",
     },
-    strict=True,
 )
 
+CONTROL_PRINCIPALS = "identityd.control.principals"
+
 OF_SERVICE = {
-    service: schema(DROP_INS[service], unread=UNREAD[service], strict=False, arrays=("principal",))
-    for service in SERVICES
+    service: schema(DROP_INS[service], unread=UNREAD[service], arrays=("principal",)) for service in SERVICES
 }
 
 
@@ -61,7 +62,7 @@ def interpret(
     gone.
     """
     values = walk(CONFIG, tree, findings)
-    _check_pairs(values, findings)
+    check_pairs(values, findings)
     source = provisioning(tree, values, findings)
     collected = Collected()
     collected.add_config(tree, values, findings)
@@ -77,6 +78,9 @@ def interpret(
         prefer_cache=values.get("prefer_module_identity_cache", DEFAULTS.identities.prefer_cache),
         lenient=lenient,
     )
+    commanders = control_principals(
+        values.get(CONTROL_PRINCIPALS, ()), CONTROL_PRINCIPALS, findings, lenient=lenient
+    )
     if source is None or findings.lines:
         return None
     filled = _filled(values)
@@ -86,6 +90,7 @@ def interpret(
         keys=services.keys,
         certificates=services.certificates,
         identities=services.identities,
+        control=replace(filled.control, principals=commanders),
     )
 
 
@@ -104,7 +109,8 @@ def _filled(values: dict[str, Any]) -> Configuration:
     return replace(DEFAULTS, **top, **built)
 
 
-def _check_pairs(values: dict[str, Any], findings: Findings) -> None:
+def check_pairs(values: dict[str, Any], findings: Findings) -> None:
+    """Bounds of our own that must not cross."""
     for low_path, high_path, gap, words in (
         ("identityd.renewal.earliest_percent", "identityd.renewal.latest_percent", 1, "more than"),
         ("identityd.attempts.backoff_base_sec", "identityd.attempts.backoff_cap_sec", 0, "at least"),

@@ -14,7 +14,7 @@ from adapters.config_findings import Findings, name_shown
 from adapters.config_grants import certificate_grants, key_grants, principals
 from adapters.config_issuance import check_rule, rule_fields, rule_of
 from adapters.config_rows_drop_ins import Service
-from adapters.config_setting import ANY_ID, one_of
+from adapters.config_setting import ANY_ID, Setting, one_of
 from adapters.config_settings import BY_PATH
 from adapters.config_walk import Element
 from statemachine.settings import (
@@ -63,7 +63,9 @@ class Services(Struct, frozen=True, kw_only=True):
 class Collected:
     """What the files say so far; each entry with the findings of the file that said it last."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Mapping[str, Setting] = BY_PATH) -> None:
+        """``rows`` are those that the values of ``config.toml`` were checked against."""
+        self._rows = rows
         self.keys: dict[str, tuple[str, Findings]] = {}
         self.certificates: dict[str, tuple[str | tuple[str, ...], Findings]] = {}
         self.rules: dict[str, tuple[dict[str, Any], Findings]] = {}
@@ -96,7 +98,7 @@ class Collected:
         at, given = f"{LOCAL_CA}.cert", table.get("cert")
         self.local_ca = {"cert": (LOCAL_CA_ID, findings), "pk": (LOCAL_CA_ID, findings)}
         if isinstance(given, dict):
-            check_rule(given, at, findings)
+            check_rule(given, at, findings, allowed=self._rows[f"{at}.method"].allowed)
             if "pk" in table:
                 findings.note(
                     f"{LOCAL_CA}.pk", "not used: the key of a certificate to be issued is made here"
@@ -105,7 +107,7 @@ class Collected:
             return
         for name in ("cert", "pk"):
             if name not in table:
-                findings.unfit(f"{LOCAL_CA}.{name}", "nothing", BY_PATH[f"{LOCAL_CA}.{name}"].allowed)
+                findings.unfit(f"{LOCAL_CA}.{name}", "nothing", self._rows[f"{LOCAL_CA}.{name}"].allowed)
         if at in values:
             self._generate_certificate(LOCAL_CA_ID, values[at], findings)
         if f"{LOCAL_CA}.pk" in values:
@@ -232,13 +234,13 @@ class Collected:
             elif rule["method"] == "local_ca" and certificate_id == ca_id:
                 said_by.unfit(f"{label}.method", '"local_ca" for the CA itself', '"self_signed"')
             elif rule["method"] == "local_ca" and not self.local_ca_meant:
-                said_by.add(f"{label}.method", _NO_LOCAL_CA)
+                said_by.add(f"{label}.method", NO_LOCAL_CA)
             if "common_name" in rule and "subject" in rule:
                 said_by.note(label, "has both common_name and subject; common_name counts")
         source = credential_of(provisioning)
         if isinstance(source, IssuedSource) and source.rule.method == "local_ca" and not self.local_ca_meant:
             table = "attestation" if isinstance(provisioning, DpsProvisioning) else "authentication"
-            findings.add(f"provisioning.{table}.identity_cert.method", _NO_LOCAL_CA)
+            findings.add(f"provisioning.{table}.identity_cert.method", NO_LOCAL_CA)
 
     def _note_replaced(
         self, provisioning: DpsProvisioning | ManualProvisioning | NoProvisioning | None
@@ -306,7 +308,7 @@ class Collected:
         )
 
 
-_NO_LOCAL_CA = 'found "local_ca"; allowed with a CA in cert_issuance.local_ca, which is not there'
+NO_LOCAL_CA = 'found "local_ca"; allowed with a CA in cert_issuance.local_ca, which is not there'
 
 
 def _refuse(where: str, reason: str | None, findings: Findings) -> None:

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from statemachine.settings import Configuration, NoProvisioning
+from adapters.config_whole import WholeConfiguration
+from statemachine.settings import NoProvisioning
 
 Kind = Literal[
     "integer",
@@ -17,10 +18,13 @@ Kind = Literal[
     "integer or text",
 ]
 
-DEFAULTS = Configuration(provisioning=NoProvisioning())
+DEFAULTS = WholeConfiguration(provisioning=NoProvisioning())
 
 ANY_ID = "<id>"
 "In a path: any name, chosen by the operator."
+
+HIGHEST_UID = 2**32 - 2
+"The one above it is no user: system calls take it for -1."
 
 FILE_URI_FORM = "a file URI with an absolute path: file:///path"
 FILE_FORM = "a file URI or an absolute path: file:///path or /path"

@@ -54,8 +54,8 @@ class Schema(Struct, frozen=True, kw_only=True):
     "Those of them that are arrays of tables."
     unread: Mapping[str, str]
     "Paths of keys that are known and not looked into, each with the remark it gets; empty for none."
-    strict: bool
-    "Whether an unknown key is a mistake; otherwise it gets a remark."
+    not_yet: Mapping[tuple[str, str], str]
+    "Values of the original that are refused here: (key, value), and what is allowed instead."
 
     def place(self, at: str, name: str) -> str | None:
         """The path whose row, table or remark is that of the key ``name`` in the table ``at``."""
@@ -73,12 +73,16 @@ class Schema(Struct, frozen=True, kw_only=True):
 
 
 def schema(
-    rows: Iterable[Setting], *, unread: Mapping[str, str], strict: bool, arrays: Iterable[str] = ()
+    rows: Iterable[Setting],
+    *,
+    unread: Mapping[str, str],
+    arrays: Iterable[str] = (),
+    not_yet: Mapping[tuple[str, str], str] = NOT_YET,
 ) -> Schema:
     by_path = {row.path: row for row in rows}
     tables = {path[:dot] for path in by_path for dot, c in enumerate(path) if c == "."}
     return Schema(
-        rows=by_path, tables=frozenset(tables), arrays=frozenset(arrays), unread=unread, strict=strict
+        rows=by_path, tables=frozenset(tables), arrays=frozenset(arrays), unread=unread, not_yet=not_yet
     )
 
 
@@ -109,7 +113,7 @@ class _Walk:
     def table(self, table: dict[str, Any], at: str, label: str, key: str | None = None) -> None:
         """``at`` is the path of the table, ``label`` the same for people, ``key`` the id in it."""
         method = table.get("method")
-        if isinstance(method, str) and (f"{at}.method", method) in NOT_YET:
+        if isinstance(method, str) and (f"{at}.method", method) in self._known.not_yet:
             # Its keys are not ours to check yet, and half of them are secrets.
             table = {"method": method}
         for name, value in table.items():
@@ -163,6 +167,8 @@ class _Walk:
 
     def _take(self, setting: Setting, value: object, said: str, key: str | None) -> None:
         try:
+            if isinstance(value, str) and (setting.path, value) in self._known.not_yet:
+                raise Unfit(allowed=self._known.not_yet[setting.path, value])
             kept = _checked(setting, value)
         except Unfit as unfit:
             found = unfit.found or (hidden(value) if setting.secret else shown(value))
@@ -179,8 +185,8 @@ class _Walk:
     def _unknown(self, name: str, at: str, label: str) -> None:
         findings = self._findings
         path = f"{label}.{name_shown(name)}" if label else name_shown(name)
-        if findings.full and self._known.strict:
-            findings.add(path, "")
+        if findings.remarks_full:
+            findings.note(path, "")
             return
         nearest = nearest_of(name, self._known.names_in(at, unread=True))
         elsewhere = [
@@ -189,18 +195,13 @@ class _Walk:
         if len(elsewhere) == 1:
             # Typically a key below a [table] header that was meant to stand above it.
             nearest = elsewhere[0]
-        if self._known.strict:
-            # The original's keys nobody is reading are left out, unless that is what was misspelt.
-            listed = self._known.names_in(at, unread=bool(at))
-            findings.unfit(path, "an unknown key", ", ".join(listed), nearest)
-        else:
-            hint = f'; did you mean "{nearest}"?' if nearest else ""
-            findings.note(path, f"an unknown key, not used{hint}")
+        # The original's keys nobody is reading are left out, unless that is what was misspelt.
+        listed = ", ".join(self._known.names_in(at, unread=bool(at)))
+        hint = f'; did you mean "{nearest}"?' if nearest else f"; known here: {listed}"
+        findings.note(path, f"an unknown key, not used{hint}")
 
 
 def _checked(setting: Setting, value: Any) -> object:  # noqa: ANN401 - whatever stands in the file
-    if isinstance(value, str) and (setting.path, value) in NOT_YET:
-        raise Unfit(allowed=NOT_YET[setting.path, value])
     if setting.choices and not setting.check:
         if isinstance(value, str) and value in setting.choices:
             return value

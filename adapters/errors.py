@@ -14,17 +14,40 @@ MAX_MESSAGE_CHARS = 400
 "A peer's words are quoted, never trusted to be short."
 
 
-_SIGNATURE = re.compile(r"\bsig=[^&\s\"'<>]+", re.IGNORECASE)
-"Of a SharedAccessSignature: what makes the token one. It is valid for an hour."
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # What makes a token of a SharedAccessSignature, and a key handle of its words.
+    (re.compile(r"(?<![a-z])sig(=|%(?:25)*3d|\\+u003d)[^&\s\"'<>]+", re.IGNORECASE), r"sig\1…"),
+    # Of a connection string.
+    (re.compile(r"(SharedAccessKey\s*=\s*)[^;\s\"']+", re.IGNORECASE), r"\1…"),
+    # Of a PKCS#11 URI, and of whatever else names it.
+    (re.compile(r"((?:pin-value|password|passwd)\s*[=:]\s*)[^;&?,\s\"']+", re.IGNORECASE), r"\1…"),
+    # Of a proxy: all before the last @ of the authority.
+    (re.compile(r"(\w://)[^/\s\"'<>]*@"), r"\1…@"),
+    (re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END|\Z)", re.DOTALL), "<private key>"),
+    # Bytes in padded base64, 16 and more: keys are written so, and nothing that is worth a line.
+    # Only from where it begins: looked for from everywhere in it, a long text takes seconds.
+    (re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{22,}={1,2}"), "<base64>"),
+)
+"What a secret looks like, and what is left of it."
+
+
+def without_secrets(text: str) -> str:
+    """The text with whatever looks like a secret left out.
+
+    A net below those who know what they write: nobody is to pass on a secret in the first place.
+    """
+    for pattern, left in _SECRETS:
+        text = pattern.sub(left, text)
+    return text
 
 
 def bounded(text: str, limit: int = MAX_MESSAGE_CHARS) -> str:
     """One line of printable text, at most ``limit`` characters, an ellipsis where it was cut.
 
-    A peer may quote the token it was sent; its signature is left out.
+    A peer may quote the token it was sent; what looks like a secret is left out.
     """
     # Megabytes are not looked through for one line.
-    begins = _SIGNATURE.sub("sig=…", text[: 8 * limit])
+    begins = without_secrets(text[: 8 * limit])
     line = "".join(c if c.isprintable() else " " for c in begins).strip()
     whole = len(line) <= limit and len(text) <= 8 * limit
     return line if whole else line[: limit - 1] + "…"
@@ -88,10 +111,12 @@ class NotProvisioned(AdapterError):
 class ConfigurationInvalid(Exception):
     """``config.toml`` cannot be used. ``problems`` holds every mistake found, one line each."""
 
-    def __init__(self, path: str, problems: tuple[str, ...]) -> None:
+    def __init__(self, path: str, problems: tuple[str, ...], notes: tuple[str, ...] = ()) -> None:
         self.path = path
         self.problems = problems
-        super().__init__("\n".join(problems))
+        self.notes = notes
+        "What is no mistake, but maybe the reason of one: a key misspelt is unknown, and another is missing."
+        super().__init__("\n".join((*problems, *notes)))
 
 
 class AlreadyRunning(Exception):

@@ -10,16 +10,13 @@ import msgspec
 
 from adapters.cli.control_client import Line
 from adapters.cli.failure import DONE, NO, USAGE, CommandFailed
+from adapters.cli.journal_input import kept_below, kept_in, read_input
 from adapters.errors import bounded
-from adapters.paths import client_paths
 
 if TYPE_CHECKING:
     from statemachine.settings import PolicySettings
 
 T = TypeVar("T")
-
-ACTIVE = "journal.jsonl"
-
 
 MAX_SETTINGS_BYTES = 1024 * 1024
 "No config.toml is as large; what is was named by mistake."
@@ -34,7 +31,7 @@ def replay(args: Namespace) -> int:
     if args.what_if is not None:
         return _what_if(args)
 
-    outcome = replay_files([(path, _read(path)) for path in _files(args)])
+    outcome = replay_files([(path, read_input(path)) for path in files_of(args)])
     if outcome.unreadable is not None:
         raise CommandFailed(bounded(outcome.unreadable, 600), USAGE)
     if args.json:
@@ -55,7 +52,7 @@ def _diff(args: Namespace) -> int:
 
     if args.files:
         raise CommandFailed("--diff takes two journals and no other files", USAGE)
-    old, new = ([(path, _read(path)) for path in _series(named)] for named in args.diff)
+    old, new = ([(path, read_input(path)) for path in _series(named)] for named in args.diff)
     try:
         found = compare(old, new)
     except JournalUnreadable as exc:
@@ -72,7 +69,7 @@ def _what_if(args: Namespace) -> int:
 
     wanted = _policy_in(args.what_if)
     try:
-        found = what_if([(path, _read(path)) for path in _files(args)], wanted)
+        found = what_if([(path, read_input(path)) for path in files_of(args)], wanted)
     except JournalUnreadable as exc:
         raise CommandFailed(bounded(str(exc), 600), USAGE) from exc
     _tell(args, found, what_if_lines)
@@ -93,12 +90,15 @@ def _policy_in(path: str) -> "PolicySettings":
     from adapters import config
     from adapters.errors import ConfigurationInvalid
 
-    content = _read(path)
+    content = read_input(path)
     try:
         text = content[:MAX_SETTINGS_BYTES].decode()
         if "provisioning" not in tomli.loads(text):
             text += '\n[provisioning]\nsource = "none"\n'
-        return config.policy(config.parse(path, text), "")
+        loaded = config.parse_noted(path, text)
+        for note in loaded.notes:
+            print(f"identityd: {note}", file=sys.stderr)
+        return config.policy(loaded.configuration, "")
     except ConfigurationInvalid as exc:
         raise CommandFailed("\n".join(exc.problems), USAGE) from exc
     except (ValueError, RecursionError) as exc:
@@ -107,7 +107,7 @@ def _policy_in(path: str) -> "PolicySettings":
 
 def _series(named: str) -> list[str]:
     """A journal by its file, or by the directory that holds its files."""
-    return _kept_in(named) if os.path.isdir(named) else [named]
+    return kept_in(named) if os.path.isdir(named) else [named]
 
 
 def show(args: Namespace) -> int:
@@ -127,8 +127,8 @@ def show(args: Namespace) -> int:
 
 
 def _lines(args: Namespace) -> Iterator[tuple[str, bytes]]:
-    for path in _files(args):
-        *whole, rest = _read(path).split(b"\n")
+    for path in files_of(args):
+        *whole, rest = read_input(path).split(b"\n")
         for number, raw in enumerate(whole, 1):
             yield f"{path}, line {number},", raw
         if rest and not whole:
@@ -138,33 +138,8 @@ def _lines(args: Namespace) -> Iterator[tuple[str, bytes]]:
             print(f"identityd: {path}: its last line is cut off, and left out", file=sys.stderr)
 
 
-def _files(args: Namespace) -> list[str]:
+def files_of(args: Namespace) -> list[str]:
     """The named files, else what this root's service keeps, oldest first."""
     if args.files:
         return list(args.files)
-    return _kept_in(os.path.dirname(client_paths(args.root).journal))
-
-
-def _kept_in(directory: str) -> list[str]:
-    """The journal files of a directory, oldest first."""
-    try:
-        kept = os.listdir(directory)
-    except OSError as exc:
-        fix = "use sudo" if isinstance(exc, PermissionError) else "name the files"
-        raise CommandFailed(f"cannot read {directory}: {exc.strerror}; {fix}", USAGE) from exc
-    # Zero-padded sequences: their order as text is their order in time.
-    closed = sorted(one for one in kept if one.startswith("journal-") and one.endswith(".jsonl"))
-    found = [os.path.join(directory, one) for one in (*closed, *{ACTIVE}.intersection(kept))]
-    if not found:
-        raise CommandFailed(f"there is no journal in {directory}; name the files, or say --root", USAGE)
-    return found
-
-
-def _read(path: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as exc:
-        raise CommandFailed(f"cannot read {path}: {exc.strerror}", USAGE) from exc
+    return kept_below(args.root)

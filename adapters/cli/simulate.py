@@ -1,5 +1,6 @@
 """identityd simulate: what a policy would come to over years, in seconds, without a network."""
 
+import logging
 import os
 import shutil
 import sys
@@ -28,6 +29,8 @@ def main(args: Namespace) -> int:
     if args.html is not None:
         # Before minutes are spent on what cannot be written.
         _check_writable(args.html)
+    # What the simulated service would log, the timeline tells; unheard, its warnings would go to stderr.
+    logging.getLogger("identityd").addHandler(logging.NullHandler())
     report = simulate(scenario, _progress(scenario.devices))
     if args.json:
         print(msgspec.json.encode(report).decode())
@@ -59,10 +62,13 @@ def _scenario(args: Namespace) -> Scenario:
 
 def _configured(scenario: Scenario, path: str) -> Scenario:
     """With what decides in that file; its secrets are neither needed nor looked at."""
-    from adapters.config import load, policy
+    from adapters.config import load_noted, policy
     from statemachine.settings import DpsProvisioning
 
-    configuration = load(path)
+    loaded = load_noted(path)
+    for note in loaded.notes:
+        print(f"identityd: {note}", file=sys.stderr)
+    configuration = loaded.configuration
     provisioning = configuration.provisioning
     if not isinstance(provisioning, DpsProvisioning):
         raise OptionWrong("--config", f'{path} says no source = "dps", and only DPS issues what is simulated')

@@ -86,19 +86,24 @@ def test_a_comparison_for_programs(capsys):
         (["--diff", SCRIPTED, SCRIPTED, SCRIPTED], "--diff takes two journals and no other files"),
         (["--what-if", "{dir}/nowhere", SCRIPTED], "nowhere"),
         (["--what-if", "{dir}/garbage", SCRIPTED], "garbage is not TOML"),
-        (["--what-if", "{dir}/unknown", SCRIPTED], "colour"),
         (["--what-if", "{dir}/good", "{dir}/garbage"], "garbage: line 1: "),
         (["--what-if", "{dir}/good", str(HERE / "divergent.jsonl")], "it does not replay"),
     ],
 )
 def test_what_cannot_be_read(tmp_path, capsys, words, problem):
     (tmp_path / "garbage").write_bytes(b"\x00garbage = \n")
-    (tmp_path / "unknown").write_text("[identityd.renewal]\ncolour = 1\n")
     (tmp_path / "good").write_text(EARLIER)
     directory = str(tmp_path / "sub") if words[-1] == "{dir}" else str(tmp_path)
     (tmp_path / "sub").mkdir()
     assert identityd(["replay", *(word.replace("{dir}", directory) for word in words)]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_key_that_says_nothing_is_told(tmp_path, capsys):
+    """Or the answer would be taken for one to another question."""
+    (tmp_path / "unknown").write_text("[identityd.renewal]\ncolour = 1\n")
+    assert identityd(["replay", "--what-if", str(tmp_path / "unknown"), SCRIPTED]) == 0
+    assert "colour" in capsys.readouterr().err
 
 
 def test_one_or_the_other(capsys):
