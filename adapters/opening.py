@@ -1,6 +1,7 @@
 """Journal and stores to the history that this run goes on from."""
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -9,22 +10,27 @@ import trio
 from msgspec import structs
 
 from adapters import config
+from adapters.driven import adopted
 from adapters.driven.clock import SystemClock
 from adapters.driven.credentials import GenerationStore
-from adapters.driven.journal_file import open_journal
+from adapters.driven.files import read_file
+from adapters.driven.journal_file import ACTIVE, Meter, open_journal
 from adapters.errors import StoreUnavailable
 from adapters.paths import Paths
 from adapters.restore import restore_history
 from adapters.runtime import Opened
 from adapters.whoami import identify, machine_hash
 from statemachine.events import AnyEvent, RulesChanged, Started
-from statemachine.journal import Header, sequence_of
+from statemachine.journal import Header, read, sequence_of
 from statemachine.machine import RULES_REVISION, decide
+from statemachine.replay import restore
 from statemachine.settings import Configuration
 from statemachine.snapshot import Snapshot
 
 BUILD_UNIX_MS = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
 "Date of this release: no clock can truly be earlier."
+MAX_JOURNAL_BYTES = 64 * 1024 * 1024
+"Of one file, far beyond any that is written."
 
 log = logging.getLogger("identityd")
 
@@ -45,6 +51,24 @@ def keep_last_good(paths: Paths, loaded: config.Loaded) -> tuple[str, ...]:
     return ()
 
 
+def was_given_up(state_dir: str) -> bool:
+    """Whether the journal asks for an erasure that it never saw finished. Blocks; never raises.
+
+    To be known before anything is served: the journal itself is opened only while the sockets serve already.
+    """
+    try:
+        content = read_file(os.path.join(state_dir, ACTIVE), MAX_JOURNAL_BYTES)
+        # Most journals never heard of a purge, and need not be replayed twice for it.
+        if content is None or b'"purge' not in content:
+            return False
+        snapshot = restore(read(content))
+    except Exception as exc:
+        # Whatever is wrong with it is found, and told, when it is opened.
+        log.debug("the journal does not say yet whether the device was given up: %s", exc)
+        return False
+    return snapshot is not None and snapshot.purge is not None
+
+
 class Opener:
     """Fills ``runtime.Opener``. ``trial`` is the configuration that registers with DPS."""
 
@@ -55,12 +79,14 @@ class Opener:
         store: GenerationStore,
         clock: SystemClock,
         notes: tuple[str, ...],
+        meter: Meter | None = None,
     ) -> None:
         self._paths = paths
         self._trial = trial
         self._store = store
         self._clock = clock
         self._notes = notes
+        self._meter = meter
         self._identity = identify(trial(), Snapshot())
         self._inventory = store.inventory()
 
@@ -74,6 +100,7 @@ class Opener:
             sequence_of,
             segment_bytes=settings.segment_bytes,
             keep_bytes=settings.keep_bytes,
+            meter=self._meter,
         )
         self._inventory = self._store.inventory()
         header = self.header()
@@ -81,8 +108,9 @@ class Opener:
             journal,
             header,
             refuse_damage=settings.when_damaged == "refuse",
-            stores_hold_something=self._inventory.newest_generation > 0,
+            stores_hold_something=self._inventory.newest_generation > 0 and not self._first_after_adoption(),
         )
+        self._remember_journal()
         self._identity = identify(self._trial(), restored.snapshot)
         for note in restored.notes:
             log.warning("%s", note)
@@ -98,6 +126,18 @@ class Opener:
             events=events,
             rotate=restored.foreign_machine or restored.rules_revision != RULES_REVISION,
         )
+
+    def _first_after_adoption(self) -> bool:
+        """What is current was another service's until now, so that no journal is missing."""
+        current = self._inventory.current
+        generation = None if current is None else current.generation
+        return adopted.is_first_start(self._paths.state_dir, generation)
+
+    def _remember_journal(self) -> None:
+        try:
+            adopted.note_begun(self._paths.state_dir)
+        except (OSError, ValueError) as exc:
+            log.warning("the record of the adoption cannot be brought up to date: %s", exc)
 
     def header(self) -> Header:
         return Header(
