@@ -6,6 +6,7 @@ In the order in which it matters:
 - A generation is never published without its key: commit compares leaf and key before the flip.
 - Every step finds what an earlier run of the same effect left, and syncs it again before it returns.
 - Nothing that is current is removed; what is superseded goes only when ``retire`` is told so.
+- A purge takes the pointer away first, by the rename that also says that the rest is to go.
 
 All raise OSError from the file system, AdapterError for what cannot be done, and CertificateRejected
 for a key or certificate that cannot be read.
@@ -14,6 +15,8 @@ for a key or certificate that cannot be read.
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -66,6 +69,17 @@ class GenerationChanges:
         sync_directory(self.layout.root)
         return x509.spki_sha256_of_key(key)
 
+    def take_key(self, generation: int, key: bytes) -> None:
+        """Of an installation that is taken over: as ``stage``, with a key that is there already."""
+        spki = x509.spki_sha256_of_key(key)
+        make_durable_directory(self.layout.root)
+        found = self._usable_key(generation)
+        if found is None or x509.spki_sha256_of_key(found) != spki:
+            if self.layout.pointer().generation == generation:
+                raise _refused("generation-in-use", f"{self.layout.directory(generation)} is current")
+            self._place(generation, {KEY: key})
+        sync_directory(self.layout.root)
+
     def _usable_key(self, generation: int) -> bytes | None:
         try:
             key = self.layout.read(generation, KEY)
@@ -116,8 +130,11 @@ class GenerationChanges:
 
     # --- commit --------------------------------------------------------------------------------------
 
-    def commit(self, effect: CommitCredential) -> None:
-        """Make it so; when it raises, what was current still is."""
+    def commit(self, effect: CommitCredential, *, publish: bool = True) -> None:
+        """Make it so; when it raises, what was current still is.
+
+        ``publish`` False leaves the original's names as they are: they lead here from the next start on.
+        """
         generation, chain = effect.generation, effect.chain_pem
         _check_bundle_id(effect.bundle_id)
         if chain is not None:
@@ -130,10 +147,13 @@ class GenerationChanges:
         if chain is None:
             # The key goes before the flip: its published name must not outlive its certificate.
             self.unpublish(generation)
-        self.names.show(effect.bundle_id)
+        if publish:
+            self.names.show(effect.bundle_id)
         sync_directory(self.layout.root)
         if current != generation:
             self.flip(generation)
+        if not publish:
+            return
         # The commit has happened. What remains to be tidied is done at the next start if it fails here.
         with contextlib.suppress(OSError):
             self.names.show(effect.bundle_id, over_files=True)
@@ -268,6 +288,45 @@ class GenerationChanges:
             raise failure
         if os.path.isdir(self.layout.root):
             sync_directory(self.layout.root)
+
+    # --- purge ---------------------------------------------------------------------------------------
+
+    def purge(self) -> None:
+        """No generation is left, no key, and none of the published names.
+
+        Goes on past what cannot be removed, then raises; whoever opens the store next finishes it.
+        """
+        layout = self.layout
+        self._give_up()
+        failure: OSError | None = None
+        erasing: tuple[Callable[[], None], ...] = (
+            *(partial(self.throw_away, layout.directory(number)) for number in layout.generations()),
+            *(partial(remove_tree, os.path.join(layout.root, name)) for name in layout.leftovers()),
+            self.names.hide,
+        )
+        for work in erasing:
+            try:
+                work()
+            except OSError as exc:
+                failure = failure or exc
+        if failure is not None:
+            raise failure
+        if os.path.isdir(layout.root):
+            sync_directory(layout.root)
+            remove_tree(layout.purging_path)
+            sync_directory(layout.root)
+
+    def _give_up(self) -> None:
+        """One rename, which needs no space: nothing is current, and what is complete is not adopted again."""
+        layout = self.layout
+        if not layout.being_purged() and os.path.lexists(layout.pointer_path):
+            os.rename(layout.pointer_path, layout.purging_path)
+        elif not layout.being_purged() and layout.generations():
+            os.symlink("nowhere", layout.purging_path)
+        else:
+            remove_tree(layout.pointer_path)
+        if os.path.isdir(layout.root):
+            sync_directory(layout.root)
 
 
 def _request(key: bytes, common_name: str) -> bytes:

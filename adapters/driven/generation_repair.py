@@ -13,10 +13,14 @@ from adapters.driven.generations import ASSIGNMENT, LIMITS, NEW, Damaged, Layout
 from adapters.errors import bounded
 
 
-def repair(changes: GenerationChanges) -> tuple[str, ...]:
-    """What was wrong, one sentence each; empty when nothing was."""
+def repair(changes: GenerationChanges, *, given_up: bool = False) -> tuple[str, ...]:
+    """What was wrong, one sentence each; empty when nothing was.
+
+    ``given_up``: the device is to be erased, so nothing of it is put right or shown.
+    """
     notes: list[str] = []
-    for step in (_make_directories, _sweep, _tighten, _aim, _settle):
+    steps = [_make_directories, _purge, _sweep, _tighten]
+    for step in steps if given_up else [*steps, _aim, _settle]:
         try:
             step(changes, notes)
         except OSError as exc:
@@ -31,6 +35,11 @@ def _make_directories(changes: GenerationChanges, notes: list[str]) -> None:
         if layout.pointer().generation is None:
             # Nothing was promised yet. Once it is, all of this is on disk, and starts need not care.
             settle_directory(directory)
+
+
+def _purge(changes: GenerationChanges, notes: list[str]) -> None:
+    if changes.layout.being_purged():
+        changes.purge()
 
 
 def _sweep(changes: GenerationChanges, notes: list[str]) -> None:
@@ -64,6 +73,8 @@ def _tighten(changes: GenerationChanges, notes: list[str]) -> None:
 def _aim(changes: GenerationChanges, notes: list[str]) -> None:
     """When the pointer leads to no complete generation, adopt the newest that is one."""
     layout = changes.layout
+    if layout.being_purged():
+        return
     pointer = layout.pointer()
     reason = pointer.problem
     belongs: tuple[str, str] | None = None
@@ -102,6 +113,8 @@ def _has_history(layout: Layout, generation: int) -> bool:
 
 def _settle(changes: GenerationChanges, notes: list[str]) -> None:
     """Finish what a commit does around its flip."""
+    if changes.layout.being_purged():
+        return
     generation = changes.layout.pointer().generation
     try:
         assignment = None if generation is None else changes.layout.assignment(generation)

@@ -5,6 +5,7 @@
     identityd/credentials/
         current -> 7          the pointer: a symbolic link, replaced by one rename
         7/                    key.pem  csr.der  chain.pem  bundle.pem  assignment.json
+        purging -> 7          the pointer once the device is given up; until all the rest is erased
         8.new/                being written; worth nothing after a crash
         5.gone/               being removed
         spare/                space and names held back for a full disk (spare.py)
@@ -41,7 +42,7 @@ LIMITS = {
 }
 "Larger files are not ours, and are not read."
 NEW, GONE = ".new", ".gone"
-POINTER = "current"
+POINTER, PURGING = "current", "purging"
 NAME_MAX_BYTES = 255
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -96,6 +97,7 @@ class Layout:
     def __init__(self, state_dir: str, certd_home: str, keyd_home: str) -> None:
         self.root = os.path.join(state_dir, "credentials")
         self.pointer_path = os.path.join(self.root, POINTER)
+        self.purging_path = os.path.join(self.root, PURGING)
         self.certs = os.path.join(certd_home, "certs")
         self.keys = os.path.join(keyd_home, "keys")
         self.certificate_link = os.path.join(self.certs, certificate_file_name(IDENTITY_CERTIFICATE_ID))
@@ -126,6 +128,10 @@ class Layout:
         if not _NUMBER.fullmatch(target):
             return Pointer(problem=f"{self.pointer_path} does not lead to a generation")
         return Pointer(generation=int(target))
+
+    def being_purged(self) -> bool:
+        """Whatever is still here is of no worth."""
+        return os.path.lexists(self.purging_path)
 
     def entries(self) -> list[str]:
         """Names in the credentials directory; empty when it cannot be listed."""

@@ -236,7 +236,7 @@ class Identities:
             if modules:
                 # The master key before the first file: files without it mean that it was lost.
                 await self._module_keys.ensure()
-            if before == self._deletions:
+            if before == self._deletions and where == self._hub.where():
                 await self._cache.write(where, modules, complete=complete)
         except StoreUnavailable as exc:
             log.warning("modules are not kept for when the hub cannot be reached: %s", exc.message)

@@ -85,6 +85,10 @@ class ModuleCache:
         """Remove what is known of other devices, once ``where`` is where this one belongs for good."""
         await self._change(self._forget_others, where)
 
+    async def erase(self) -> None:
+        """Nothing is known of any device's modules."""
+        await self._change(self._erase)
+
     # --- in threads ----------------------------------------------------------------------------------
 
     def _path(self, where: Where, module_id: str) -> str:
@@ -177,6 +181,13 @@ class ModuleCache:
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise unavailable(exc, self.root) from exc
+
+    def _erase(self) -> None:
+        try:
+            remove_tree(self.root)
+            sync_directory(os.path.dirname(self.root))
+        except OSError as exc:
+            raise unavailable(exc, self.root) from exc
 
     def _warn(self, path: str, why: str | None) -> None:
         if path not in self._warned:  # once for each file, not with each list

@@ -177,6 +177,7 @@ class ModuleKeysPusher:
                 log.info("module %s is gone from the hub", known.module_id)
                 await self._cache.remove(where, known.module_id)
                 continue
-            await self._cache.write(where, (module,))
+            if self._hub.where() == where:
+                await self._cache.write(where, (module,))
             pushed += 1
         return pushed

@@ -47,6 +47,17 @@ class PublishedNames:
         if dropped:
             sync_directory(self.layout.certs)
 
+    def hide(self) -> None:
+        """Remove certificate and key by name, whoever filed something there, and our links to bundles."""
+        for path in (self.layout.certificate_link, self.layout.key_link):
+            remove_tree(path)
+            directory = os.path.dirname(path)
+            if os.path.isdir(directory):
+                # Also when it was gone: an earlier try may have got no further than that.
+                sync_directory(directory)
+        with contextlib.suppress(FileNotFoundError):
+            self.drop_old_bundles(None)
+
     def sweep(self) -> None:
         """Remove what a crash left half-made."""
         for directory in (self.layout.certs, self.layout.keys):

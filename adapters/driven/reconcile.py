@@ -25,11 +25,11 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from adapters.driven.files import read_file, unavailable
+from adapters.driven.files import read_file, remove_tree, unavailable
 from adapters.driven.hub_modules import HUB_MOVED, MODULE_GONE, REFUSALS, HubModules, Where
 from adapters.driven.module_cache import ModuleCache
 from adapters.driven.module_keys import ModuleKeys
-from adapters.durable import replace_file
+from adapters.durable import replace_file, sync_directory
 from adapters.errors import AdapterError, PeerRefused, RequestRefused
 from adapters.ports import Chance, Clock
 from adapters.wire.hub import Module, check_module_id
@@ -87,11 +87,16 @@ class Reconciler:
         self._cache = cache
         self._module_keys = module_keys
         self._woken = trio.Event()
+        self._file = trio.CapacityLimiter(1)
         self._said: str | None = None
 
     def wake(self) -> None:
         """Snapshot or configuration may have changed. Cheap, never blocks."""
         self._woken.set()
+
+    async def forget(self) -> None:
+        """What the last success was is not known any more. Durable on return. Raises StoreUnavailable."""
+        await trio.to_thread.run_sync(self._remove, limiter=self._file)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconciles when there is something new to reconcile, and again until that succeeded."""
@@ -167,8 +172,9 @@ class Reconciler:
         if names or before:
             await self._work(where, before, names)
         if names != before or (kept is not None and not ours):
+            self._check_still(where)
             now = Reconciled(hub=where.hub, device_id=where.device_id, modules=tuple(sorted(names)))
-            await trio.to_thread.run_sync(self._write, now)
+            await trio.to_thread.run_sync(self._write, now, limiter=self._file)
         if wanted.proven and self._hub.where() == where:
             # Accepted by the hub: there is no way back to another one.
             await self._cache.forget_others(where)
@@ -188,12 +194,20 @@ class Reconciler:
                 log.info("module %s is created at the hub", name)
                 module = await self._hub.create(where, name)
             elif name in before:
+                self._check_still(where)
                 await self._cache.write(where, (module,))
                 continue
             await self._push(where, module)
 
     async def _push(self, where: Where, module: Module) -> None:
-        await self._cache.write(where, (await self._module_keys.push(self._hub, where, module),))
+        pushed = await self._module_keys.push(self._hub, where, module)
+        self._check_still(where)
+        await self._cache.write(where, (pushed,))
+
+    def _check_still(self, where: Where) -> None:
+        """Nothing is kept of a device that was given up, or moved, while its hub was asked."""
+        if self._hub.where() != where:
+            raise PeerRefused(f"device {where.device_id} is no longer at {where.hub}", code=HUB_MOVED)
 
     async def _delete(self, where: Where, name: str) -> None:
         try:
@@ -217,6 +231,13 @@ class Reconciler:
     def _write(self, reconciled: Reconciled) -> None:
         try:
             replace_file(self._path, msgspec.json.encode(reconciled))
+        except OSError as exc:
+            raise unavailable(exc, self._path) from exc
+
+    def _remove(self) -> None:
+        try:
+            remove_tree(self._path)
+            sync_directory(os.path.dirname(self._path))
         except OSError as exc:
             raise unavailable(exc, self._path) from exc
 

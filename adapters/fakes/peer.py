@@ -16,6 +16,7 @@ from statemachine.effects import (
     CommitCredential,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -26,6 +27,7 @@ from statemachine.events import (
     CredentialCommitFailed,
     CredentialProofFailed,
     CredentialRetireFailed,
+    CredentialsPurgeFailed,
     Failure,
     KeyStageFailed,
     ModuleKeysPushFailed,
@@ -45,6 +47,7 @@ _NO: Mapping[type[Asking], type[Failure]] = {
     ProveCredential: CredentialProofFailed,
     CommitCredential: CredentialCommitFailed,
     RetireCredential: CredentialRetireFailed,
+    PurgeCredentials: CredentialsPurgeFailed,
     PushModuleKeys: ModuleKeysPushFailed,
 }
 

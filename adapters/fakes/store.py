@@ -8,12 +8,14 @@ from adapters.errors import StoreUnavailable
 from adapters.fakes.chains import Leaf, fingerprint, read_leaf
 from adapters.fakes.peer import Asked, Peer
 from adapters.ports import Clock
-from statemachine.effects import CommitCredential, RetireCredential, StageKey
+from statemachine.effects import CommitCredential, PurgeCredentials, RetireCredential, StageKey
 from statemachine.events import (
     CredentialCommitFailed,
     CredentialCommitted,
     CredentialRetired,
     CredentialRetireFailed,
+    CredentialsPurged,
+    CredentialsPurgeFailed,
     Inventory,
     KeyStaged,
     KeyStageFailed,
@@ -63,11 +65,16 @@ class MemoryStore(Peer):
     ) -> CredentialRetired | CredentialRetireFailed:
         return await self._answer(effect_id, effect, self._retire)
 
+    async def purge(
+        self, effect_id: str, effect: PurgeCredentials
+    ) -> CredentialsPurged | CredentialsPurgeFailed:
+        return await self._answer(effect_id, effect, self._purge)
+
     def inventory(self) -> Inventory:
         return Inventory(current=self.current, newest_generation=max(self.generations, default=0))
 
     def lose(self) -> None:
-        """Somebody deleted everything."""
+        """Everything is deleted."""
         self.generations.clear()
         self._flip(None)
 
@@ -140,6 +147,10 @@ class MemoryStore(Peer):
             if effect.newest is None or number <= effect.newest:
                 del self.generations[number]
         return CredentialRetired(answers=effect_id)
+
+    def _purge(self, effect_id: str, effect: PurgeCredentials) -> CredentialsPurged | CredentialsPurgeFailed:
+        self.lose()
+        return CredentialsPurged(answers=effect_id)
 
     def _flip(self, current: StoredCredential | None) -> None:
         self.current = current

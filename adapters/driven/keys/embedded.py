@@ -191,6 +191,16 @@ class EmbeddedKeys:
         async with self._turns.of(place.path):
             await self._change(self._files.delete, place)
 
+    async def erase(self, key_id: str) -> None:
+        """Nothing is filed under the id, usable or not. A preloaded key is the operator's, and stays.
+
+        What was parsed of any key is forgotten, too. Raises RequestRefused and StoreUnavailable.
+        """
+        self._pairs.forget()
+        place = self._changeable(key_id)
+        if not place.preloaded:
+            await self._delete(key_id)
+
     # --- derived keys ----------------------------------------------------------------------------------
 
     async def derive_key(self, handle: str, data: bytes) -> str:

@@ -30,3 +30,8 @@ class ParsedPairs:
             while len(self._parsed) > PARSED_PAIRS:
                 self._parsed.popitem(last=False)
         return pair
+
+    def forget(self) -> None:
+        """None of them stays in memory for the next use."""
+        with self._lock:
+            self._parsed.clear()
