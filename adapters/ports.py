@@ -18,6 +18,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -32,6 +33,8 @@ from statemachine.events import (
     CredentialProven,
     CredentialRetired,
     CredentialRetireFailed,
+    CredentialsPurged,
+    CredentialsPurgeFailed,
     Inventory,
     KeyStaged,
     KeyStageFailed,
@@ -162,6 +165,14 @@ class CredentialStore(StagedKey, Protocol):
         self, effect_id: str, effect: RetireCredential
     ) -> CredentialRetired | CredentialRetireFailed:
         """Removes what is not kept."""
+
+    async def purge(
+        self, effect_id: str, effect: PurgeCredentials
+    ) -> CredentialsPurged | CredentialsPurgeFailed:
+        """Nothing identifies the device any more. From the call on nothing of it is read or handed out.
+
+        Steps that were asked for before are done by then, or never will be.
+        """
 
     def inventory(self) -> Inventory:
         """Read back and checked: the chain parses, the key is there and matches."""
@@ -354,6 +365,31 @@ class Journal(Protocol):
 
     async def rotate(self, head: Sequence[bytes]) -> None:
         """Begin a new file with these lines. Raises StoreUnavailable; appending then goes on."""
+
+
+class ChangedKey(Struct, frozen=True, kw_only=True):
+    """A key of the configuration that is not what it was."""
+
+    key: str
+    effect: Literal["now", "next", "restart", "reprovision"]
+    "In force `now`, from the `next` registration or new key on, or after a `restart` of the service; "
+    "`reprovision`: the device registers again."
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What became of reading the configuration again."""
+
+    outcome: Literal["reloaded", "refused"]
+    "`refused`: the files cannot be used, and what was in force stays."
+    message: str
+    "In words."
+    sequence: int | None = None
+    "Of its record; None while the journal cannot be written."
+    keys: tuple[ChangedKey, ...] = ()
+    findings: tuple[str, ...] = ()
+    "Every mistake in the files."
+    notes: tuple[str, ...] = ()
+    "What is no mistake, but maybe not what was meant."
 
 
 class Lifecycle(Protocol):

@@ -35,6 +35,7 @@ from statemachine.effects import (
     Disarm,
     PollRegistration,
     ProveCredential,
+    PurgeCredentials,
     PushModuleKeys,
     RetireCredential,
     StageKey,
@@ -48,6 +49,8 @@ from statemachine.events import (
     CredentialCommitFailed,
     CredentialProofFailed,
     CredentialRetireFailed,
+    CredentialsPurgeFailed,
+    Failure,
     KeyStageFailed,
     ModuleKeysPushFailed,
     RegistrationFailed,
@@ -137,7 +140,12 @@ class Runtime:
         "Something is tried again until the journal takes it, so a command would only queue up behind it."
         self._journal: Journal | None = None
         self._hash = ""
-        self._post, self._inbox = trio.open_memory_channel[_Entry](INBOX_EVENTS)
+        self._post, self._inbox = trio.open_memory_channel[_Entry | None](INBOX_EVENTS)
+        "None is no event: somebody asks whether the machine's owner still looks."
+        self._round = trio.Event()
+        "Set, and replaced, whenever the owner looks."
+        self._resting = False
+        "The owner waits for its next try at the journal: not looking, and well."
         self._watchers: set[trio.MemorySendChannel[bytes]] = set()
         self._observers: list[Callable[[Snapshot], None]] = []
         self._stop_asked = trio.Event()
@@ -148,6 +156,7 @@ class Runtime:
             ProveCredential: ports.hub.prove,
             CommitCredential: ports.store.commit,
             RetireCredential: ports.store.retire,
+            PurgeCredentials: ports.store.purge,
             PushModuleKeys: ports.module_keys.push,
         }
 
@@ -160,6 +169,11 @@ class Runtime:
     def status(self) -> Status:
         notes = () if self._problem is None else (f"journal: unavailable: {self._problem}",)
         return status_of(self._snapshot, self._ports.clock.now_unix_ms(), notes=notes)
+
+    @property
+    def journal_available(self) -> bool:
+        """Whether the last try to open or write it went well."""
+        return self._problem is None
 
     def observe(self, observer: Callable[[Snapshot], None]) -> None:
         """Have it called with each new snapshot. It must neither block nor raise."""
@@ -175,6 +189,24 @@ class Runtime:
             log.error("inbox full, dropped %s", type(event).__name__)
         except trio.BrokenResourceError:
             log.debug("stopped, dropped %s", type(event).__name__)
+
+    async def come_round(self) -> None:
+        """Returns once the task that owns the machine has looked into its inbox, or rests between tries at
+        the journal. It does not return when that task hangs. Nothing is journalled."""
+        if self._resting:
+            return
+        looked = self._round
+        try:
+            self._post.send_nowait(None)
+        except trio.WouldBlock:
+            log.debug("inbox full, so there is something to look at")
+        except trio.BrokenResourceError:
+            return
+        await looked.wait()
+
+    def _came_round(self) -> None:
+        looked, self._round = self._round, trio.Event()
+        looked.set()
 
     async def command(self, event: AnyEvent) -> Taken:
         self._refuse_without_journal()
@@ -239,7 +271,8 @@ class Runtime:
                     await self._rotate()
                 self._tell_started()
                 async for entry in self._inbox:
-                    if not await self._take(entry, effects):
+                    self._came_round()
+                    if entry is not None and not await self._take(entry, effects):
                         break
                 effects.cancel_scope.cancel()
         finally:
@@ -256,10 +289,11 @@ class Runtime:
         """Whoever still waits for a command to be taken is told that it never will be."""
         with suppress(trio.WouldBlock):
             while True:
-                self._inbox.receive_nowait().finish(
-                    StoreUnavailable("the service is stopping", code="journal-unavailable")
-                )
+                entry = self._inbox.receive_nowait()
+                if entry is not None:
+                    entry.finish(StoreUnavailable("the service is stopping", code="journal-unavailable"))
         self._inbox.close()
+        self._came_round()
 
     async def _open(self) -> Opened | None:
         """None when asked to stop before the history could be read."""
@@ -317,7 +351,8 @@ class Runtime:
             self._publish(line)
             for observer in self._observers:
                 observer(decision.snapshot)
-            log.info("%s", tell(record))
+            level = logging.WARNING if isinstance(event, Failure) else logging.INFO
+            log.log(level, "%s", tell(record), extra={"journalled": record})
             entry.finish(Taken(sequence=record.sequence, verdict=decision.verdict, why=decision.why))
             return await self._after(decision, effects)
         return True
@@ -410,8 +445,11 @@ class Runtime:
         self._tell_started()
 
     async def _stopped_within(self, seconds: float) -> bool:
+        self._resting = True
+        self._came_round()
         with trio.move_on_after(seconds):
             await self._stop_asked.wait()
+        self._resting = False
         return self._stop_asked.is_set()
 
 
@@ -440,5 +478,6 @@ _UNEXPECTED: Mapping[type[Asking], Callable[[Any], Callable[..., AnyEvent]]] = {
     ProveCredential: _proof_failed,
     CommitCredential: lambda effect: CredentialCommitFailed,
     RetireCredential: lambda effect: CredentialRetireFailed,
+    PurgeCredentials: lambda effect: CredentialsPurgeFailed,
     PushModuleKeys: lambda effect: ModuleKeysPushFailed,
 }

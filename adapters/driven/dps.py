@@ -6,7 +6,7 @@ from typing import NoReturn
 import trio
 from msgspec import Struct, structs
 
-from adapters.driven.exchange import with_retries
+from adapters.driven.exchange import Timed, untimed, with_retries
 from adapters.driven.onboarding import (
     TOKEN_LIFE_S,
     OnboardingCredential,
@@ -73,12 +73,14 @@ class DpsRegistrar:
         *,
         distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
+        timed: Timed = untimed,
     ) -> None:
         self._distrusted = distrusted
         self._configuration = configuration
         self._clock = clock
         self._staged = staged
         self._environ = environ
+        self._timed = timed
         self._lease: _Lease | None = None
 
     async def submit(
@@ -211,6 +213,7 @@ class DpsRegistrar:
                     max_answer_bytes=MAX_ANSWER_BYTES,
                 ),
                 configuration.cloud_retries,
+                self._timed,
             )
         finally:
             lease.users -= 1

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from adapters.driven.exchange import with_retries
+from adapters.driven.exchange import Timed, untimed, with_retries
 from adapters.driven.hub_credential import (
     HubCredential,
     hub_credential,
@@ -38,12 +38,14 @@ class HubProver:
         *,
         distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
+        timed: Timed = untimed,
     ) -> None:
         self._distrusted = distrusted
         self._configuration = configuration
         self._clock = clock
         self._staged = staged
         self._environ = environ
+        self._timed = timed
 
     async def prove(
         self, effect_id: str, effect: ProveCredential
@@ -67,6 +69,7 @@ class HubProver:
                         fresh=True,
                     ),
                     configuration.cloud_retries,
+                    self._timed,
                 )
             finally:
                 await client.aclose()

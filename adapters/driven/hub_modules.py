@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import trio
 from msgspec import Struct
 
-from adapters.driven.exchange import with_retries
+from adapters.driven.exchange import Timed, untimed, with_retries
 from adapters.driven.hub_credential import (
     HubCredential,
     hub_credential,
@@ -106,6 +106,7 @@ class HubModules:
         *,
         distrusted: Callable[[], frozenset[str]] = frozenset,
         environ: Mapping[str, str] | None = None,
+        timed: Timed = untimed,
     ) -> None:
         self._distrusted = distrusted
         self._configuration = configuration
@@ -114,6 +115,7 @@ class HubModules:
         self._staged = staged
         self._post = post
         self._environ = environ
+        self._timed = timed
         self._lease: _Lease | None = None
         self._used = trio.Event()
         self._told: tuple[int, int] | None = None
@@ -281,7 +283,7 @@ class HubModules:
         try:
             if superseded is not None:
                 await superseded.client.aclose()
-            answer = await with_retries(send, configuration.cloud_retries)
+            answer = await with_retries(send, configuration.cloud_retries, self._timed)
         finally:
             lease.users -= 1
             self._used.set()

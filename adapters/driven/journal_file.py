@@ -15,7 +15,9 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Protocol
 
 import trio
 from msgspec import Struct
@@ -43,6 +45,25 @@ SLACK_BYTES = 256 * 1024
 
 SequenceOf = Callable[[bytes], int | None]
 
+
+class Meter(Protocol):
+    """Who wants figures. Called by the thread that writes, with the lock held; must not raise."""
+
+    def synced(self, seconds: float) -> None:
+        """So long a record took to be on the disk."""
+
+    def stored(self, journal_bytes: int) -> None:
+        """So much the journal's files hold now."""
+
+
+class Unmetered:
+    """Nobody does."""
+
+    def synced(self, seconds: float) -> None: ...
+
+    def stored(self, journal_bytes: int) -> None: ...
+
+
 _CLOSED = re.compile(r"journal-(\d{12,})\.jsonl")
 _SET_ASIDE = re.compile(r"journal.*\.jsonl\.damaged-(\d+)")
 _NEW = ".new"
@@ -64,13 +85,16 @@ def open_journal(
     *,
     segment_bytes: int = 1_048_576,
     keep_bytes: int = 8_388_608,
+    meter: Meter | None = None,
 ) -> "JournalFile":
     """The journal in ``directory``, with an interrupted rotation undone. Nothing is judged.
 
     Look at ``read_newest``, then ``cut`` or ``set_aside`` what is damaged, then ``resume`` or ``begin``.
     Raises StoreUnavailable.
     """
-    journal = JournalFile(directory, sequence_of, segment_bytes=segment_bytes, keep_bytes=keep_bytes)
+    journal = JournalFile(
+        directory, sequence_of, segment_bytes=segment_bytes, keep_bytes=keep_bytes, meter=meter
+    )
     journal.recover()
     return journal
 
@@ -79,7 +103,13 @@ class JournalFile:
     """One writer; appends happen one at a time. Reading may overlap with them."""
 
     def __init__(
-        self, directory: str, sequence_of: SequenceOf, *, segment_bytes: int, keep_bytes: int
+        self,
+        directory: str,
+        sequence_of: SequenceOf,
+        *,
+        segment_bytes: int,
+        keep_bytes: int,
+        meter: Meter | None = None,
     ) -> None:
         self.directory = directory
         self.active_path = os.path.join(directory, ACTIVE)
@@ -94,6 +124,9 @@ class JournalFile:
         "Sequence of the active file's first record."
         self._ready = False
         self._directory_unsynced = False
+        self._meter = Unmetered() if meter is None else meter
+        self._closed_bytes = 0
+        "Of the closed files together."
 
     # --- what is there -------------------------------------------------------------------------------
 
@@ -187,6 +220,7 @@ class JournalFile:
             self._making_room(lambda: self._replace_active(head))
             with self._closed_on_failure():
                 self._sync_directory()
+            self._measure()
 
     def resume(self) -> None:
         """Go on at the end of the active file, which is whole. Raises StoreUnavailable."""
@@ -202,6 +236,7 @@ class JournalFile:
                     os.fsync(handle)
                     sync_directory(self.directory)
                 self._ready = True
+                self._measure()
 
     async def append(self, line: bytes) -> None:
         """One line with its newline. Durable on return, gone when it raises StoreUnavailable."""
@@ -215,6 +250,7 @@ class JournalFile:
             self._check_ready()
             self._making_room(lambda: self._write(line))
             self._length += len(line)
+            self._meter.stored(self._closed_bytes + self._length)
             if self._first is None:
                 self._first = self._sequence_of(line)
 
@@ -235,6 +271,7 @@ class JournalFile:
                 self._sync_directory()
                 while sum(os.stat(path).st_size for path in self._closed()) > self.keep_bytes:
                     self._drop_oldest()
+            self._measure()
 
     async def lines_from(self, sequence: int) -> AsyncIterator[bytes]:
         """Record lines from that sequence on, oldest first, up to the last durable one of now.
@@ -293,8 +330,10 @@ class JournalFile:
         try:
             handle = self._reopen() if self._handle is None else self._handle
             self._sync_directory()
+            began = time.monotonic()
             _write_at(handle, line, self._length)
             os.fdatasync(handle)
+            self._meter.synced(time.monotonic() - began)
         except OSError:
             self._restore()
             raise
@@ -446,6 +485,15 @@ class JournalFile:
         if closed:
             os.unlink(closed[0])
             sync_directory(self.directory)
+            self._measure()
+
+    def _measure(self) -> None:
+        """Whenever the closed files became others; a file that cannot be asked counts nothing."""
+        self._closed_bytes = 0
+        with contextlib.suppress(OSError):
+            for path in self._closed():
+                self._closed_bytes += os.stat(path).st_size
+        self._meter.stored(self._closed_bytes + self._length)
 
     def _aside_name(self, path: str) -> str:
         names = os.listdir(self.directory)

@@ -56,6 +56,8 @@ class Admission:
         self._idle: dict[Place, None] = {}
         "Longest idle first."
         self._quiet_until: dict[tuple[int, str], float] = {}
+        self.turned_away = 0
+        "Connections and requests over a limit so far."
 
     @property
     def connections(self) -> int:
@@ -107,6 +109,7 @@ class Admission:
         return f"uid {place.uid} {why}; try again"
 
     def _tell(self, uid: int | None, why: str) -> None:
+        self.turned_away += 1
         now = trio.current_time()
         if uid is None or now < self._quiet_until.get((uid, why), -math.inf):
             return

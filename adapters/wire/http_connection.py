@@ -41,12 +41,19 @@ log = logging.getLogger(__name__)
 OnError = Callable[[str, Exception], None]
 "Told of what was contained: what was being done, and the exception. Must not raise."
 
+OnAnswer = Callable[[int], None]
+"Told the status of each request once it is over, or was refused in words. Must not raise."
+
 ByteStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 def log_error(doing: str, exc: Exception) -> None:
     """The OnError that writes to the log."""
     log.error("%s failed", doing, exc_info=exc)
+
+
+def no_matter(status: int) -> None:
+    """The OnAnswer of who does not count."""
 
 
 class ClientLost(Exception):
@@ -75,6 +82,7 @@ class Connection:
         handler: Handler,
         limits: ServerLimits,
         on_error: OnError,
+        on_answer: OnAnswer = no_matter,
     ) -> None:
         self._stream = stream
         self._transport = transport
@@ -84,6 +92,9 @@ class Connection:
         self._handler = handler
         self._limits = limits
         self._on_error = on_error
+        self._on_answer = on_answer
+        self._status: int | None = None
+        "What the request that is worked on is answered with; None while that is open."
         self._held = bytearray()
         "Received, and not yet part of a request."
         self._unread = False
@@ -104,6 +115,13 @@ class Connection:
             return await self._one_request()
         finally:
             self._place.end()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Whoever counts hears of a request when it counts as one in flight no more."""
+        status, self._status = self._status, None
+        if status is not None:
+            self._on_answer(status)
 
     async def _first_byte(self) -> bool:
         """Wait, holding nothing, until a request begins. False when none does."""
@@ -128,7 +146,10 @@ class Connection:
             return True
         why = self._admission.refused(self._place)
         if self._limits.when_busy == "503":
-            await self._say(structs.replace(error_response(503, why), headers=(("retry-after", "1"),)))
+            try:
+                await self._say(structs.replace(error_response(503, why), headers=(("retry-after", "1"),)))
+            finally:
+                self._tell()
             self._unread = True
         return False
 
@@ -274,6 +295,7 @@ class Connection:
             self._on_error(f"answering {request.method} {request.path}", exc)
             await self._say(error_response(500, "internal error"), bodyless=request.method == "HEAD")
             return False
+        self._status = response.status
         if response.stream is not None:
             if not await self._send_stream(parser, request, head, response.stream, bodyless=bodyless):
                 return False
@@ -324,6 +346,7 @@ class Connection:
 
     async def _say(self, response: Response, *, bodyless: bool = False) -> None:
         """The last answer of this connection, whatever state its parser is in."""
+        self._status = response.status
         parser = h11.Connection(h11.SERVER)
         data = parser.send(_response_head(response, close=True))
         await self._write(data if bodyless else data + response.body)

@@ -32,6 +32,10 @@ class Request(Struct, frozen=True):
     body: bytes = b""
     peer: Peer = Peer()
 
+    def __repr__(self) -> str:
+        # Headers carry tokens, and bodies keys.
+        return f"Request({self.method}, {len(self.body)} bytes)"
+
     @property
     def path(self) -> str:
         """The raw path, percent-encoding untouched, so that ``%2F`` stays inside its segment."""
@@ -68,6 +72,10 @@ class Response(Struct, frozen=True):
     raw: AsyncIterator[bytes] | None = None
     """Sent as it is in place of all of this, after which the connection is closed; reset when ``abort_after``
     is given. For stand-in peers."""
+
+    def __repr__(self) -> str:
+        # Bodies carry keys and handles.
+        return f"Response({self.status}, {len(self.body)} bytes)"
 
 
 Handler = Callable[[Request], Awaitable[Response]]

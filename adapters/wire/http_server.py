@@ -23,8 +23,10 @@ from adapters.wire.http_connection import (
     ClientLost,
     Connection,
 )
+from adapters.wire.http_connection import OnAnswer as OnAnswer
 from adapters.wire.http_connection import OnError as OnError
 from adapters.wire.http_connection import log_error as log_error
+from adapters.wire.http_connection import no_matter as no_matter
 from adapters.wire.http_date import http_date as http_date
 from adapters.wire.http_message import Handler as Handler
 from adapters.wire.http_message import Peer as Peer
@@ -45,6 +47,7 @@ async def serve(
     *,
     tls: Callable[[], ssl.SSLContext] | None = None,
     on_error: OnError = log_error,
+    on_answer: OnAnswer = no_matter,
     task_status: trio.TaskStatus[Admission] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, then close the listeners. A Unix socket's file is left in place.
@@ -54,7 +57,7 @@ async def serve(
     what the original does and its clients retry (reference/services.md §1.5). ``nursery.start`` returns
     the Admission, whose counts say who is in.
     """
-    server = _Server(handler, limits or ServerLimits(), tls, on_error)
+    server = _Server(handler, limits or ServerLimits(), tls, on_error, on_answer)
     try:
         async with trio.open_nursery() as nursery:
             for listener in listeners:
@@ -72,12 +75,14 @@ class _Server:
         limits: ServerLimits,
         tls: Callable[[], ssl.SSLContext] | None,
         on_error: OnError,
+        on_answer: OnAnswer,
     ) -> None:
         self.admission = Admission(limits)
         self._handler = handler
         self._limits = limits
         self._tls = tls
         self._on_error = on_error
+        self._on_answer = on_answer
 
     async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         failing = False
@@ -113,7 +118,15 @@ class _Server:
                 stream = await self._handshake(transport, self._tls())
                 peer = structs.replace(peer, certificate_der=stream.getpeercert(binary_form=True))
             await Connection(
-                stream, transport, peer, place, self.admission, self._handler, self._limits, self._on_error
+                stream,
+                transport,
+                peer,
+                place,
+                self.admission,
+                self._handler,
+                self._limits,
+                self._on_error,
+                self._on_answer,
             ).run()
         except ClientLost:
             pass
