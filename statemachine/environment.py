@@ -467,7 +467,7 @@ def _told(world: World, choice: Choice) -> AnyEvent:
         case Choice("module keys asked for"):
             return ModuleKeysRequested(uid=0)
         case Choice("hook ended"):
-            return HookEnded(hook="renewed", outcome="done")
+            return HookEnded(hook="renewal", outcome="done")
         case Choice("rules"):
             return RulesChanged(before=RULES_REVISION, after=RULES_REVISION)
     raise Impossible(choice)

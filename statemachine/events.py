@@ -236,7 +236,7 @@ class ModuleKeysLost(Event, frozen=True, kw_only=True, tag="module-keys-lost"):
 class HookEnded(Event, frozen=True, kw_only=True, tag="hook-ended"):
     """Somebody's hook on a renewal, a reprovisioning or a move has run, or could not."""
 
-    hook: Literal["renewed", "reprovisioned", "moved"]
+    hook: Literal["renewal", "reprovision", "moved"]
     outcome: Literal["done", "failed", "timeout", "refused"]
     message: str = ""
     "For people; bounded, without what the hook printed."

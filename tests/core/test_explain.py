@@ -666,10 +666,10 @@ def test_module_keys_in_words(event, words):
         (HoldRequested(hold=False, uid=0), "hold requested: released"),
         (HookEnded(hook="moved", outcome="done"), "hook ended: moved, done"),
         (
-            HookEnded(hook="renewed", outcome="failed", message="exit status 3"),
-            "hook ended: renewed, failed: exit status 3",
+            HookEnded(hook="renewal", outcome="failed", message="exit status 3"),
+            "hook ended: renewal, failed: exit status 3",
         ),
-        (HookEnded(hook="renewed", outcome="refused", message="x" * 400), f"refused: {'x' * 270}"),
+        (HookEnded(hook="renewal", outcome="refused", message="x" * 400), f"refused: {'x' * 270}"),
     ],
 )
 def test_holds_and_hooks_in_words(event, words):

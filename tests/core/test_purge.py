@@ -207,7 +207,7 @@ def test_commands_are_refused_until_all_is_erased(event, says):
         HubRefusedCredential(generation=1, code="hub-401"),
         CredentialLost(generation=1, reason="gone"),
         DeadlinePassed(name="attempt"),
-        HookEnded(hook="renewed", outcome="timeout"),
+        HookEnded(hook="renewal", outcome="timeout"),
         configured(POLICY, "f2"),
         configured(MANUAL),
         configured(NO_DPS),
@@ -463,7 +463,7 @@ def test_a_stopping_service_says_that_first():
 def test_a_hook_that_ended_is_kept_and_changes_nothing(place, outcome):
     world = place()
     before = world.snapshot
-    decision = world.take(HookEnded(hook="reprovisioned", outcome=outcome, message="exit status 3"))
+    decision = world.take(HookEnded(hook="reprovision", outcome=outcome, message="exit status 3"))
     assert (decision.verdict, decision.effects) == ("taken", ())
     assert structs.replace(world.snapshot, sequence=before.sequence) == before
 

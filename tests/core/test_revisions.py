@@ -21,6 +21,7 @@ from statemachine.effects import (
 from statemachine.events import (
     ClockObserved,
     ConfigurationChanged,
+    CredentialProofFailed,
     DeadlinePassed,
     RegistrationPending,
     RenewRequested,
@@ -247,6 +248,19 @@ def fails_early_for_a_configuration_that_is_gone(revision):
     return world
 
 
+def hears_a_late_refusal_where_nobody_knows_the_time(revision):
+    """The answer to what nobody asks any more."""
+    world = provisioned(rules_revision=revision)
+    world.take(ClockObserved(kernel_synchronised=False, jump_ms=2 * DAY), after_ms=2 * DAY)
+    generation = world.snapshot.credential.generation
+    world.take(
+        CredentialProofFailed(
+            answers="9.9.9", failure_class="operator", code="hub-401", generation=generation, refused=True
+        )
+    )
+    return world
+
+
 class Change(NamedTuple):
     """Positions, wishes and what more can be told, before and after."""
 
@@ -293,7 +307,17 @@ def corrected_by(world):
     return round(world.snapshot.clock.correction_ms / DAY)
 
 
+def refusals_counted(world):
+    return world.snapshot.refusals.count
+
+
 CHANGED = (
+    Change(
+        hears_a_late_refusal_where_nobody_knows_the_time,
+        (P, IDLE, [], refusals_counted, 1),
+        (P, IDLE, [], refusals_counted, 0),
+        revision=3,
+    ),
     Change(refuses_what_ended, (G, PROVING, ["arm phase"]), (U, IDLE, ["arm attempt"], class_of, "retry")),
     Change(
         refuses_what_ended_while_renewing,

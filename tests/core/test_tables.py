@@ -809,7 +809,7 @@ CASES = (
         IDLE,
         "erase",
     ),
-    Case("A hook decides nothing", provisioned, takes(HookEnded(hook="renewed", outcome="done")), P, IDLE),
+    Case("A hook decides nothing", provisioned, takes(HookEnded(hook="renewal", outcome="done")), P, IDLE),
     # --- observations --------------------------------------------------------------------------------
     Case("The clock was looked at", provisioned, JUMPED, P, IDLE, "arm expiry; arm window; arm prove"),
     Case(

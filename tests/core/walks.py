@@ -228,7 +228,7 @@ def _surprise(world: World, chance, draw, *, losses: bool) -> AnyEvent:
             world.store.lose()
             return CredentialLost(generation=generation, reason="gone", **draw)
         case 4 if chance.random() < 0.5:
-            return HookEnded(hook="renewed", outcome="failed", **draw)
+            return HookEnded(hook="renewal", outcome="failed", **draw)
         case 4:
             return RulesChanged(before=RULES_REVISION, after=RULES_REVISION, **draw)
         case 5:
