@@ -98,8 +98,8 @@ def _row(row: Row[Any]) -> RowFacts:
     )
 
 
-def _mermaid(initial: str, rows: Iterable[RowFacts]) -> str:
-    """One arrow for each pair of positions. What stays where it is would only hide what moves."""
+def arrows_of(rows: Iterable[RowFacts]) -> dict[tuple[str, str], list[str]]:
+    """Labels by pair of positions. What stays where it is would only hide what moves."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         _, timed, name = row.event.rpartition("deadline-passed/")
@@ -109,6 +109,12 @@ def _mermaid(initial: str, rows: Iterable[RowFacts]) -> str:
                 labels = arrows.setdefault((source, row.dest), [])
                 if label not in labels:
                     labels.append(label)
+    return arrows
+
+
+def _mermaid(initial: str, rows: Iterable[RowFacts]) -> str:
+    """One arrow for each pair of positions."""
+    arrows = arrows_of(rows)
     lines = ["stateDiagram-v2", f"    [*] --> {initial}"]
     lines += [f"    {source} --> {dest}: {'<br/>'.join(labels)}" for (source, dest), labels in arrows.items()]
     return "\n".join(lines) + "\n"

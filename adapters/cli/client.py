@@ -1,4 +1,4 @@
-"""Commands that talk to a running service: status, explain, watch, renew, reprovision, module-keys push."""
+"""Commands that talk to a running service: status, explain, renew, reprovision, hold, module-keys push."""
 
 import sys
 import time
@@ -9,7 +9,16 @@ from msgspec import Struct
 
 from adapters.cli.control_client import ControlClient, Happening, Line, Taken
 from adapters.cli.failure import DONE, NO, CommandFailed
-from adapters.cli.screen import Ink, clock_time, failure_text, headline, result_text, status_screen
+from adapters.cli.screen import (
+    Ink,
+    clock_time,
+    columns,
+    failure_text,
+    result_text,
+    status_screen,
+    with_distances,
+    wrapped,
+)
 from adapters.errors import bounded
 from adapters.paths import client_paths
 from statemachine.outcome import Course
@@ -37,7 +46,7 @@ def status(args: Namespace) -> int:
     if args.json:
         print(client.status_json().decode())
         return DONE
-    for line in status_screen(client.status(), Ink()):
+    for line in status_screen(client.status(), Ink(), columns=columns()):
         print(line)
     return DONE
 
@@ -50,47 +59,36 @@ def explain(args: Namespace) -> int:
     if args.json:
         print(msgspec.json.encode({"story": told}).decode())
     else:
+        now = int(time.time() * 1000)
         for line in told:
-            print(bounded(line, 1000))
-    return DONE
-
-
-def watch(args: Namespace) -> int:
-    """A line per record, as it happens, until Ctrl-C."""
-    client = _client(args)
-    now = client.status()
-    start = args.start if args.start is not None else max(1, now.sequence + 1 - RECENT_RECORDS)
-    try:
-        if args.json:
-            for line in client.follow(start):
-                if line.type == "record":
-                    print(line.raw.decode(), flush=True)
-        else:
-            ink = Ink()
-            for text in headline(now, ink, now_unix_ms=int(time.time() * 1000)):
-                print(text)
-            print(flush=True)
-            for line in client.follow(start):
-                if line.type == "record":
-                    print(record_line(line, ink), flush=True)
-    except KeyboardInterrupt:
-        pass
+            text = with_distances(bounded(line, 1000), now)
+            print("\n".join(wrapped(text, columns(), hanging=2)))
     return DONE
 
 
 def renew(args: Namespace) -> int:
     """A new certificate now."""
-    return _tell_ending(args, _carry_out(args, "renew"))
+    return tell_ending(args, _carry_out(args, "renew"))
 
 
 def reprovision(args: Namespace) -> int:
     """Registration from the start."""
-    return _tell_ending(args, _carry_out(args, "reprovision"))
+    return tell_ending(args, _carry_out(args, "reprovision"))
+
+
+def hold(args: Namespace) -> int:
+    """No attempt begins until `release`."""
+    return tell_ending(args, _said(args, "hold"))
+
+
+def release(args: Namespace) -> int:
+    """Attempts may begin again."""
+    return tell_ending(args, _said(args, "release"))
 
 
 def push_module_keys(args: Namespace) -> int:
     """The hub is given the keys of this device's modules."""
-    return _tell_ending(args, _push_module_keys(args))
+    return tell_ending(args, _push_module_keys(args))
 
 
 def system_reprovision(args: Namespace) -> int:
@@ -160,6 +158,14 @@ def _carry_out(args: Namespace, name: str) -> Ending:
     )
 
 
+def _said(args: Namespace, name: str) -> Ending:
+    """A command that has no end of its own to wait for."""
+    client = _client(args)
+    taken = client.command(name)
+    now = client.status()
+    return Ending(outcome="done", sequence=taken.sequence, why=now.reason, state=now.state, phase=now.phase)
+
+
 def _push_module_keys(args: Namespace) -> Ending:
     """One record answers it, whatever the device itself does meanwhile; a push under way is joined."""
     client = _client(args)
@@ -222,7 +228,8 @@ def _pushed(modules: int) -> str:
     return f"new keys pushed to {modules} module{'' if modules == 1 else 's'}"
 
 
-def _tell_ending(args: Namespace, ending: Ending) -> int:
+def tell_ending(args: Namespace, ending: Ending) -> int:
+    """Prints it, and says with what status to exit."""
     if args.json:
         print(msgspec.json.encode(ending).decode())
     elif ending.outcome == "failed" and ending.error is not None:

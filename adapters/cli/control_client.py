@@ -4,7 +4,7 @@ import http.client
 import socket
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
 from msgspec import Struct, field
@@ -63,6 +63,10 @@ class _Said(Struct, frozen=True):
     message: str
 
 
+class _Expected(Struct, frozen=True):
+    expected: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP/1.1 over a Unix socket."""
 
@@ -94,11 +98,39 @@ class ControlClient:
             raise self._unknown(exc) from exc
 
     def command(self, name: str) -> Taken:
-        """`renew`, `reprovision` or `module-keys`."""
+        """`renew`, `reprovision`, `module-keys`, `hold` or `release`."""
         try:
             return msgspec.json.decode(self._ask("POST", f"/v1/{name}"), type=Taken)
         except msgspec.DecodeError as exc:
             raise self._unknown(exc) from exc
+
+    def purge(self, confirm: str) -> Taken:
+        """``confirm`` is what the device is called."""
+        body = msgspec.json.encode({"confirm": confirm})
+        try:
+            return msgspec.json.decode(self._ask("POST", "/v1/purge", body=body), type=Taken)
+        except msgspec.DecodeError as exc:
+            raise self._unknown(exc) from exc
+
+    def names(self) -> tuple[str, ...]:
+        """What may be confirmed to have the device erased, its own name first; never empty.
+
+        Asked with a name that no device has, so that who may not purge is told so before he is asked.
+        """
+        body = msgspec.json.encode({"confirm": ""})
+        try:
+            asked = self._ask("POST", "/v1/purge", accepted=(409,), body=body)
+            return msgspec.json.decode(asked, type=_Expected).expected
+        except msgspec.DecodeError as exc:
+            raise self._unknown(exc) from exc
+
+    def metrics(self) -> bytes:
+        """Prometheus text."""
+        return self._ask("GET", "/metrics")
+
+    def reload(self) -> bytes:
+        """What became of reading the configuration again, as the service wrote it."""
+        return self._ask("POST", "/v1/reload", accepted=(200, 409))
 
     def follow(self, start: int, *, until: float | None = None) -> Iterator[Line]:
         """Records from ``start`` on, heartbeats included, across restarts of the service.
@@ -146,11 +178,13 @@ class ControlClient:
             answer.close()
             connection.close()
 
-    def _ask(self, method: str, target: str) -> bytes:
+    def _ask(
+        self, method: str, target: str, accepted: tuple[int, ...] = (200, 202), body: bytes | None = None
+    ) -> bytes:
         try:
-            connection, answer = self._open(method, target, ANSWER_S)
+            connection, answer = self._open(method, target, ANSWER_S, body)
             try:
-                if answer.status not in (200, 202):
+                if answer.status not in accepted:
                     self._refused(answer)
                 return answer.read(MAX_BYTES)
             finally:
@@ -159,11 +193,11 @@ class ControlClient:
             unreachable(self._path, exc)
 
     def _open(
-        self, method: str, target: str, timeout: float
+        self, method: str, target: str, timeout: float, body: bytes | None = None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = UnixConnection(self._path, timeout)
         try:
-            connection.request(method, target)
+            connection.request(method, target, body)
             return connection, connection.getresponse()
         except BaseException:
             connection.close()

@@ -1,22 +1,19 @@
 """``identityd demo``: cloud and service run, and what happens is told as it happens, until Ctrl-C."""
 
 import os
-import queue
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
-from adapters.cli.control_client import ControlClient, Line
+from adapters.cli.control_client import Line
 from adapters.cli.demo_peers import API_VERSION, BUNDLE, LONG, SHORT
 from adapters.cli.demo_screen import Begin, End, JsonLines, Note, Screen, Show, Suggestion, Try
-from adapters.cli.demo_stage import CERT_LIFETIME_S, DEVICE, RAISING, Child, Root, Stage
-from adapters.cli.demo_timeline import Timeline
+from adapters.cli.demo_stage import CERT_LIFETIME_S, DEVICE, Child, Root, Stage
 from adapters.cli.failure import DONE, CommandFailed
+from adapters.cli.follower import Follower
+from adapters.cli.happenings import Timeline
 from statemachine.errors import JournalUnreadable
 from statemachine.journal import Record, decode_line
 
@@ -59,12 +56,12 @@ def _run(stage: Stage, show: Show) -> NoReturn:
             certificate_lifetime_s=CERT_LIFETIME_S,
         )
     )
-    follower = _Follower(stage.control, start)
+    follower = Follower(stage.control, start)
     timeline = Timeline()
     suggested = False
     while True:
-        for record in follower.within(TICK_S):
-            happening = timeline.take(record)
+        for line in follower.within(TICK_S):
+            happening = timeline.take(_record(line)) if line.type == "record" else None
             if happening is None:
                 continue
             show.tell(happening)
@@ -91,35 +88,6 @@ def _start_again(stage: Stage, show: Show) -> None:
 def _how(child: Child) -> str:
     status = child.ended
     return f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with {status}"
-
-
-class _Follower:
-    """Reads ``/v1/events`` in a thread of its own, so that the main one is free for Ctrl-C and the clock."""
-
-    def __init__(self, client: ControlClient, start: int) -> None:
-        self._read: queue.SimpleQueue[Line | BaseException] = queue.SimpleQueue()
-        threading.Thread(target=self._follow, args=(client, start), daemon=True).start()
-
-    def _follow(self, client: ControlClient, start: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, RAISING)
-        try:
-            for line in client.follow(start):
-                self._read.put(line)
-        except BaseException as exc:  # whatever it is, the main thread has to hear of it
-            self._read.put(exc)
-
-    def within(self, seconds: float) -> Iterator[Record]:
-        """Records that come in that time. Raises CommandFailed when there is nobody to follow any more."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            try:
-                read = self._read.get(timeout=left)
-            except queue.Empty:
-                return
-            if isinstance(read, BaseException):
-                raise read
-            if read.type == "record":
-                yield _record(read)
 
 
 def _record(line: Line) -> Record:

@@ -14,8 +14,8 @@ from typing import Protocol, TextIO
 import msgspec
 from msgspec import Struct
 
-from adapters.cli.demo_timeline import Happening, Validity, clock
 from adapters.cli.failure import CommandFailed
+from adapters.cli.happenings import Happening, Validity, clock
 from adapters.cli.screen import Ink, span
 from adapters.errors import bounded
 from statemachine.status import Status

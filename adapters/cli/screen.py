@@ -1,7 +1,10 @@
 """What people read on a terminal: one screen of status, instants and spans in words, colour when it helps."""
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,6 +16,9 @@ from statemachine.status import CredentialStatus, LastError, Status
 _CODES: Mapping[str, str] = {"good": "32", "busy": "33", "bad": "31;1", "dim": "2", "strong": "1"}
 _STATE_STYLES: Mapping[str, str] = {"Provisioned": "good", "Unprovisioned": "bad"}
 _LABEL_WIDTH = 14
+_ROOMY, _LEAST = 60, 24
+"Columns from which a margin as wide as the label is worth it; and how few are still reckoned with."
+_INSTANT = re.compile(r"\b\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,6})?Z")
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
@@ -30,28 +36,57 @@ class Ink:
 
     def state(self, state: str, text: str) -> str:
         """``text`` in the colour of ``state``."""
-        return self(_STATE_STYLES.get(state, "busy"), text)
+        return self(state_style(state), text)
 
 
-def status_screen(status: Status, ink: Ink, *, now_unix_ms: int | None = None) -> Iterator[str]:
-    """The whole status, the most important line first."""
+def state_style(state: str) -> str:
+    """The colour of a state, as Ink knows it."""
+    return _STATE_STYLES.get(state, "busy")
+
+
+def columns(stream: TextIO | None = None) -> int | None:
+    """Of a terminal; None for anything else, where lines are not broken."""
+    stream = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size((80, 24)).columns if stream.isatty() else None
+
+
+def status_screen(
+    status: Status, ink: Ink, *, now_unix_ms: int | None = None, columns: int | None = None
+) -> Iterator[str]:
+    """The whole status, the most important line first; wrapped when ``columns`` is given."""
     now = int(time.time() * 1000) if now_unix_ms is None else now_unix_ms
-    yield from headline(status, ink, now_unix_ms=now)
+    yield from headline(status, ink, now_unix_ms=now, columns=columns)
     for label, text in _rows(status, now):
-        yield f"  {ink('dim', label.ljust(_LABEL_WIDTH))}{bounded(text)}"
+        yield from _labelled(ink, "dim", label.ljust(_LABEL_WIDTH - 1), text, columns)
 
 
-def headline(status: Status, ink: Ink, *, now_unix_ms: int) -> Iterator[str]:
+def headline(status: Status, ink: Ink, *, now_unix_ms: int, columns: int | None = None) -> Iterator[str]:
     """Position and what is wrong with it."""
-    state = ink.state(status.state, status.state)
     phase = "" if status.phase == "Idle" else f", {status.phase}"
-    yield f"{ink('strong', state)}{phase} since {instant(status.since, now_unix_ms)}"
+    since = f"{phase} since {instant(status.since, now_unix_ms)}"
+    first, *rest = wrapped(f"{status.state}{since}", columns)
+    yield ink("strong", ink.state(status.state, status.state)) + first[len(status.state) :]
+    yield from rest
     if status.stuck:
-        yield f"  {ink('bad', 'help needed')} {bounded(status.reason)}"
+        yield from _labelled(ink, "bad", "help needed", status.reason, columns)
     elif status.reason:
-        yield f"  {bounded(status.reason)}"
+        yield from wrapped(f"  {bounded(status.reason)}", columns)
     for one in status.degraded:
-        yield f"  {ink('busy', 'degraded')} {bounded(one)}"
+        yield from _labelled(ink, "busy", "degraded", one, columns)
+
+
+def _labelled(ink: Ink, style: str, label: str, text: str, columns: int | None) -> Iterator[str]:
+    first, *rest = wrapped(f"  {label} {bounded(text)}", columns, hanging=len(label) + 3)
+    yield f"  {ink(style, label)}{first[len(label) + 2 :]}"
+    yield from rest
+
+
+def wrapped(text: str, columns: int | None, *, hanging: int = 4) -> list[str]:
+    """Lines of so many columns; few columns have no room for a wide margin."""
+    if columns is None or len(text) <= columns:
+        return [text]
+    margin = " " * (hanging if columns >= _ROOMY else 4)
+    return textwrap.wrap(text, max(columns, _LEAST), subsequent_indent=margin)
 
 
 def _rows(status: Status, now: int) -> Iterator[tuple[str, str]]:
@@ -119,6 +154,11 @@ def instant(text: str, now_unix_ms: int) -> str:
     away_ms = int(at.timestamp() * 1000) - now_unix_ms
     distance = f"in {span(away_ms)}" if away_ms >= 0 else f"{span(-away_ms)} ago"
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z ({distance})"
+
+
+def with_distances(text: str, now_unix_ms: int) -> str:
+    """Every RFC 3339 instant in a text as `instant` has it."""
+    return _INSTANT.sub(lambda found: instant(found[0], now_unix_ms), text)
 
 
 def clock_time(unix_ms: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from html import escape
 
+from adapters.page_style import definitions, document, legend
 from adapters.simulation.plot import Bin, calendar, slack_bins, slack_bounds, slacks
 from adapters.simulation.report import DeviceRow, Report
 from adapters.simulation.words import assumptions, line, results, span, title, told, verdict
@@ -13,22 +14,6 @@ MOST_ENTRIES = 2_000
 "Of the whole timeline."
 
 _STYLE = """
-:root{--ink:#1b1f24;--dim:#5c6670;--paper:#fff;--card:#f4f6f8;--line:#d9dee3;--ground:#eef1f4;
---used:#3d7ec9;--left:#b9d3ef;--bad:#c62f2f;--late:#f9dede;--outage:#8a939c;--hub:#b3a27a;--good:#2c7a4b;
---calm:#8fbfa3;--clock:#8b3fb5;--wait:#e6c25c;--work:#e8793a;color-scheme:light dark}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ec;--dim:#9aa5b0;--paper:#14181c;--card:#1d2329;
---line:#333b44;--ground:#20272e;--used:#5b9be6;--left:#2d4766;--bad:#ff6b6b;--late:#4a2323;--outage:#6b7580;
---hub:#8a7a52;--good:#5cc98a;--calm:#3f7d5a;--clock:#c583e8;--wait:#a98a35;
---work:#f08a4b}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:20px 16px 48px;max-width:1000px;background:var(--paper);color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-h1{font-size:1.35rem;margin:0;line-height:1.3}h2{font-size:1.05rem;margin:32px 0 8px}
-p{margin:4px 0}.dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--bad)}
-.verdict{font-size:1.05rem;font-weight:600;margin:8px 0 16px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:8px;margin:0}
-.cards div{background:var(--card);border-radius:6px;padding:8px 12px}
-dt{color:var(--dim);font-size:.85rem}dd{margin:0;overflow-wrap:anywhere}
 .rows{display:grid;grid-template-columns:max-content 1fr;gap:5px 8px;align-items:center}
 .rows b{font-weight:400;color:var(--dim);font-size:.85rem;font-variant-numeric:tabular-nums}
 svg{display:block;width:100%;height:38px}svg.slack{height:170px}
@@ -37,9 +22,6 @@ padding-left:2px;white-space:nowrap;overflow:hidden}
 .chart{position:relative}.chart span{position:absolute;left:4px;color:var(--dim);font-size:.75rem;
 line-height:1}
 .ends{display:flex;justify-content:space-between;color:var(--dim);font-size:.8rem}
-.legend{display:flex;flex-wrap:wrap;gap:2px 14px;margin:8px 0 0;padding:0;list-style:none;font-size:.85rem;
-color:var(--dim)}
-.legend i{display:inline-block;width:12px;height:10px;margin-right:5px;border-radius:2px}
 .ground{fill:var(--ground)}.used{fill:var(--used)}.left{fill:var(--left)}.lost{fill:var(--bad)}
 .outage{fill:var(--outage);fill-opacity:.45}.hub-outage{fill:var(--hub);fill-opacity:.45}
 .failed{fill:var(--work)}.clock{fill:var(--clock)}.late{fill:var(--late)}
@@ -55,15 +37,8 @@ td.at{white-space:nowrap;width:1%;color:var(--dim);font-variant-numeric:tabular-
 font-size:.85rem}
 .bins span{height:14px;background:var(--used);border-radius:2px}
 .bins .bad{background:var(--bad)}
-summary{cursor:pointer;color:var(--dim);margin:8px 0}
-@media (max-width:560px){td.at{white-space:normal;min-width:6.4em}.cards{grid-template-columns:1fr 1fr}
-th,td{padding-right:8px}}
-@media print{:root{--ink:#000;--dim:#444;--paper:#fff;--card:#fff;--line:#bbb;--ground:#eef1f4;--used:#3d7ec9;
---left:#b9d3ef;--bad:#c62f2f;--late:#f9dede;--outage:#8a939c;--hub:#b3a27a;--good:#2c7a4b;--calm:#8fbfa3;
---clock:#8b3fb5;--wait:#e6c25c;--work:#e8793a}html{font-size:11px}
-body{max-width:none;padding:0;font-size:1rem}
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}.cards div{border:1px solid var(--line)}
-svg,tr,.rows>*{break-inside:avoid}h2{break-after:avoid}}
+@media (max-width:560px){td.at{white-space:normal;min-width:6.4em}th,td{padding-right:8px}}
+@media print{svg,tr,.rows>*{break-inside:avoid}}
 """
 
 _LEGEND = (
@@ -82,20 +57,15 @@ _LEGEND = (
 def page(report: Report) -> str:
     """The whole page. The same report gives the same text."""
     lost = bool(report.total.missed_renewals or report.total.never_provisioned)
-    return "".join(_parts(report, lost))
+    return document(f"identityd simulate: {title(report)}", _STYLE, _parts(report, lost))
 
 
 def _parts(report: Report, lost: bool) -> Iterator[str]:
     devices = report.assumed.devices
-    yield (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>identityd simulate: {escape(title(report))}</title><style>{_STYLE}</style></head><body>\n"
-    )
     yield f"<h1>What the policy comes to</h1><p class='dim'>{escape(title(report))}</p>\n"
     style = "bad" if lost else "good"
     yield f"<p class='verdict {style}'>{escape(verdict(report.total, devices))}</p>\n"
-    yield f"<dl class='cards'>{_definitions(results(report))}</dl>\n"
+    yield f"<dl class='cards'>{definitions(results(report))}</dl>\n"
     worst = "" if devices == 1 else ", which fared worst"
     yield f"<h2>Device {report.device.device}{worst}</h2>\n{_calendar(report)}\n"
     yield f"<h2>What was left of each certificate when it was replaced</h2>\n{_slacks(report)}\n"
@@ -104,16 +74,11 @@ def _parts(report: Report, lost: bool) -> Iterator[str]:
     yield f"<h2>What happened{'' if devices == 1 else f' to device {report.device.device}'}</h2>\n"
     yield _table(told(report.device.timeline))
     yield f"<details><summary>Each renewal</summary>{_whole(report)}</details>\n"
-    yield f"<h2>What was assumed</h2><dl class='cards'>{_definitions(assumptions(report))}</dl>\n"
+    yield f"<h2>What was assumed</h2><dl class='cards'>{definitions(assumptions(report))}</dl>\n"
     yield (
         "<p class='dim'>Machine, runtime and timers are the real ones; network, cloud, disk and clock are "
         "not. Each device has a cloud of its own, so that devices do not slow each other down.</p>\n"
-        "</body></html>\n"
     )
-
-
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in rows)
 
 
 def _calendar(report: Report) -> str:
@@ -136,11 +101,7 @@ def _legend(report: Report) -> str:
         "--work": "failed",
         "--clock": "clock-set",
     }
-    return "".join(
-        f'<li><i style="background:var({colour})"></i>{escape(about)}</li>'
-        for colour, about in _LEGEND
-        if colour not in absent or absent[colour] in kinds
-    )
+    return legend(row for row in _LEGEND if row[0] not in absent or absent[row[0]] in kinds)
 
 
 def _slacks(report: Report) -> str:
