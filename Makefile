@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint bench evidence kill docs clean
+.PHONY: venv demo test lint bench evidence kill deb deb-test docs clean
 venv: .venv/installed
 
 .venv/installed: pyproject.toml requirements.lock
@@ -42,6 +42,15 @@ evidence: venv
 
 kill: venv
 	$(BIN)/python -m tests.service.kill_anywhere --kills 200
+
+# A Debian package for this machine's architecture and Python; needs dpkg-deb.
+deb: venv
+	packaging/build-deb.sh
+
+# The package in a clean Debian, and in a booted one. Needs root, and mmdebstrap or debootstrap (and the archive
+# they ask, the first time); systemd-nspawn to boot.
+deb-test: venv
+	IDENTITYD_CLEAN_ROOT=1 $(BIN)/python -m pytest tests/packaging
 
 docs: venv
 	$(BIN)/python -m docs.generate

@@ -22,23 +22,30 @@ def identityd(argv: Sequence[str] | None = None) -> int:
 
 def aziotctl(argv: Sequence[str] | None = None) -> int:
     """The original's tool, as far as people's habits go."""
-    return _main("aziotctl", AZIOTCTL, argv)
+    return _main("aziotctl", AZIOTCTL, argv, shared=True)
 
 
 def iotedge(argv: Sequence[str] | None = None) -> int:
     """IoT Edge's tool, its one command for the identity service."""
-    return _main("iotedge", IOTEDGE, argv)
+    return _main("iotedge", IOTEDGE, argv, shared=True)
 
 
-def _main(program: str, commands: Sequence[Command], argv: Sequence[str] | None) -> int:
+def _main(
+    program: str, commands: Sequence[Command], argv: Sequence[str] | None, *, shared: bool = False
+) -> int:
+    """``shared``: the vendor has a tool of that name, and what is not ours is for it."""
     if sys.stdout is None:
         # Closed by whoever started us. Descriptor 1 is taken, or the next socket would be our output.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
+        if shared:
+            _pass_on_the_vendors(program, commands, sys.argv[1:] if argv is None else argv)
         args = parser_for(program, commands).parse_args(argv)
-        module, _, function = args.code.partition(":")
-        run: Callable[[object], int] = getattr(importlib.import_module(module), function)
-        status = run(args)
+        # Not before: a mistake in what was typed is told without any import.
+        from adapters.cli.encoding import make_tolerant
+
+        make_tolerant(sys.stdout)
+        status = _code_of(args.code, f"{program} {args.command}")(args)
         sys.stdout.flush()
         return status
     except CommandFailed as exc:
@@ -59,6 +66,31 @@ def _main(program: str, commands: Sequence[Command], argv: Sequence[str] | None)
         return _say(program, f"cannot write the output: {exc.strerror}", NO)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _pass_on_the_vendors(program: str, commands: Sequence[Command], typed: Sequence[str]) -> None:
+    """Does not return when it is for the vendor's tool."""
+    from adapters.cli.vendor import pass_on, vendors_tool
+
+    tool = vendors_tool(program, (command.words for command in commands), typed)
+    if tool is not None:
+        pass_on(tool, typed)
+
+
+def _code_of(place: str, typed: str) -> Callable[[object], int]:
+    """Raises CommandFailed for a command that was left out when this installation was made."""
+    module, _, function = place.partition(":")
+    try:
+        run: Callable[[object], int] = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not exc.name.startswith("adapters."):
+            raise
+        raise CommandFailed(
+            f"`{typed}` is not part of this installation: a device has no use for the stand-in cloud. "
+            "It comes with the Python package: `pipx install .` in the sources",
+            USAGE,
+        ) from exc
+    return run
 
 
 def _mute() -> None:

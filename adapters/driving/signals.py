@@ -11,7 +11,7 @@ from statemachine.events import ShutdownRequested
 
 async def watch_signals(
     post: Post,
-    reload: Callable[[], Awaitable[None]],
+    reload: Callable[[], Awaitable[object]],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:

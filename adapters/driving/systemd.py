@@ -8,7 +8,8 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Iterable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 
 import trio
 from msgspec import Struct
@@ -40,6 +41,7 @@ class Notifier:
 
     def __init__(self, address: str | None, watchdog_usec: int = 0) -> None:
         self._address = address
+        self._status = ""
         self.watchdog_usec = watchdog_usec
         "How long the manager waits for a sign of life; 0 when it does not."
 
@@ -52,6 +54,11 @@ class Notifier:
         ours = for_pid == str(pid) and usec.isascii() and usec.isdecimal() and len(usec) < 20
         return cls(address, int(usec) if ours else 0)
 
+    @property
+    def heard(self) -> bool:
+        """There is a manager that listens."""
+        return bool(self._address)
+
     def ready(self) -> None:
         """READY=1."""
         self._send("READY=1")
@@ -62,13 +69,30 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        self._send(f"STATUS={' '.join(text.split())}")
+        line = bounded(" ".join(text.split()))
+        if line != self._status:
+            self._status = line
+            self._send(f"STATUS={line}")
 
-    async def run_watchdog(self) -> None:
-        """A sign of life at half the time the manager waits. Returns at once when it does not wait."""
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """RELOADING=1, and READY=1 at the end, whatever came of it: the service goes on either way."""
+        # MONOTONIC_USEC is for Type=notify-reload, which systemd has since 253.
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self.ready()
+
+    async def run_watchdog(self, alive: Callable[[], Awaitable[None]]) -> None:
+        """A sign of life at half the time the manager waits, each only once ``alive`` has returned.
+
+        Returns at once when the manager does not wait.
+        """
         if not (self._address and self.watchdog_usec):
             return
         while True:
+            await alive()
             self._send("WATCHDOG=1")
             await trio.sleep(self.watchdog_usec / 2_000_000)
 

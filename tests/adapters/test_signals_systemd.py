@@ -68,10 +68,43 @@ def test_what_the_manager_hears(manager):
     notifier = Notifier.from_environment(environ, PID)
     assert environ == {"OTHER": "1"}
     notifier.ready()
-    notifier.status("Provisioned\nREADY=1 \t since today")
+    for _ in range(2):
+        notifier.status("Provisioned\nREADY=1 \t since today")
     notifier.stopping()
     heard = [receiver.recv(1000) for _ in range(3)]
+    # The same status is not worth saying twice.
     assert heard == [b"READY=1", b"STATUS=Provisioned READY=1 since today", b"STOPPING=1"]
+
+
+def test_a_reload_is_over_whatever_came_of_it(manager):
+    receiver, address = manager
+    with pytest.raises(RuntimeError), Notifier(address).reloading():
+        raise RuntimeError
+    first, *instant = receiver.recv(1000).split(b"\n")
+    assert first == b"RELOADING=1"
+    assert int(instant[0].removeprefix(b"MONOTONIC_USEC=")) > 0
+    assert receiver.recv(1000) == b"READY=1"
+
+
+def test_no_sign_of_life_from_a_service_whose_machine_hangs(manager):
+    receiver, address = manager
+    notifier = Notifier(address, watchdog_usec=10_000_000)
+    rounds = 0
+
+    async def come_round():
+        nonlocal rounds
+        rounds += 1
+        if rounds > 2:
+            await trio.sleep_forever()
+
+    async def main():
+        with trio.move_on_after(3600):
+            await notifier.run_watchdog(come_round)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert [receiver.recv(1000) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+    with pytest.raises(BlockingIOError):
+        receiver.recv(1000)
 
 
 def test_watchdog_at_half_its_time(manager):
@@ -82,7 +115,7 @@ def test_watchdog_at_half_its_time(manager):
 
     async def main():
         with trio.move_on_after(271):
-            await notifier.run_watchdog()
+            await notifier.run_watchdog(trio.lowlevel.checkpoint)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert [receiver.recv(1000) for _ in range(4)] == [b"WATCHDOG=1"] * 4
@@ -103,7 +136,7 @@ def test_watchdog_at_half_its_time(manager):
 )
 def test_no_watchdog(environ):
     notifier = Notifier.from_environment(dict(environ), PID)
-    trio.run(notifier.run_watchdog)
+    trio.run(notifier.run_watchdog, trio.lowlevel.checkpoint)
 
 
 @pytest.mark.parametrize(
