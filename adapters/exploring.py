@@ -1,24 +1,25 @@
 """Several processes explore side by side: each holds its part of the worlds, and they exchange what is found.
 
-Rounds: every part looks at what it has, hands over the worlds that are not its own, and takes in those that
-are. A part goes on to one more surprise only when no part has anything left.
+Each part takes in the worlds that were found for it, looks at a thousand, and hands over those that are not
+its own; none waits for another. All go on to one more surprise only when no part has anything left.
 """
 
 import gc
 import multiprocessing
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 from msgspec import Struct
 
 from statemachine.environment import Choice
-from statemachine.explore import LIVENESS, Facts, Found, Graph, Offer, Part, path, traps
+from statemachine.explore import LIVENESS, Facts, Found, Graph, Part, path, traps
 from statemachine.states import Phase, State
 
-ROUND = 300
+ROUND = 1_000
 "Worlds a part looks at before it hands over."
 TOLD = 100_000
 "After so many worlds a sign of life is given."
@@ -72,36 +73,73 @@ def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outco
 _TRAPPED = "no run leads from here to Provisioned, under a fair cloud and a right clock"
 
 
+class _Progress:
+    """Signs of life."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._began = time.monotonic()
+        self._worlds, self._next = 0, TOLD
+
+    def met(self, worlds: int) -> None:
+        self._worlds = worlds
+        if worlds >= self._next:
+            self._tell(f"{worlds} worlds, {self._seconds()} s")
+            self._next = worlds + TOLD
+
+    def settled(self, level: int) -> None:
+        self._tell(f"with {level} surprises: {self._worlds} worlds, all looked at, {self._seconds()} s")
+
+    def _seconds(self) -> str:
+        return f"{time.monotonic() - self._began:.0f}"
+
+
 class _Crew:
     def __init__(self, pipes: list[Connection]) -> None:
         self._pipes = pipes
 
     def search(self, most: int | None, tell: Tell) -> bool:
         """False when there is something left."""
-        began = time.monotonic()
-        next_told = TOLD
-        boxes: list[list[Offer]] = [[] for _ in self._pipes]
+        progress = _Progress(tell)
         while True:
-            while True:
-                answers = self._round(boxes)
-                boxes = [[] for _ in self._pipes]
-                for outbox, _, _ in answers:
-                    for box, offers in zip(boxes, outbox, strict=True):
-                        box.extend(offers)
-                worlds = sum(count for _, count, _ in answers)
-                if worlds >= next_told:
-                    tell(f"{worlds} worlds, {time.monotonic() - began:.0f} s")
-                    next_told = worlds + TOLD
-                if any(state == "found" for *_, state in answers) or (most is not None and worlds >= most):
-                    return False
-                if not any(boxes) and all(state == "idle" for *_, state in answers):
-                    break
+            if not self._settle(most, progress):
+                return False
             levels = self._each("level")
             level, surprises = levels[0]
-            tell(f"with {level} surprises: {worlds} worlds, all looked at, {time.monotonic() - began:.0f} s")
+            progress.settled(level)
             if level == surprises:
                 return True
             self._each("next")
+
+    def _settle(self, most: int | None, progress: "_Progress") -> bool:
+        """Until no part has anything to look at with so many surprises. False when it ended early.
+
+        No part waits for another: each is sent on as soon as it comes back, with what was found for it since.
+        What is handed over stays sealed on its way.
+        """
+        waiting: list[list[bytes]] = [[] for _ in self._pipes]
+        worlds = [0] * len(self._pipes)
+        busy = dict.fromkeys(range(len(self._pipes)), True)
+        running: set[int] = set()
+        ended = False
+        while True:
+            for index, pipe in enumerate(self._pipes):
+                if not ended and index not in running and (busy[index] or waiting[index]):
+                    pipe.send(("round", waiting[index]))
+                    waiting[index] = []
+                    running.add(index)
+            if not running:
+                return not ended
+            for ready in wait([self._pipes[index] for index in running]):
+                index = self._pipes.index(cast("Connection", ready))
+                outbox, worlds[index], condition = self._pipes[index].recv()
+                running.discard(index)
+                busy[index] = condition == "busy"
+                for box, sealed in zip(waiting, outbox, strict=True):
+                    if sealed:
+                        box.append(sealed)
+                ended = ended or condition == "found" or (most is not None and sum(worlds) >= most)
+            progress.met(sum(worlds))
 
     def facts(self) -> tuple[Facts, ...]:
         return tuple(self._each("facts"))
@@ -114,11 +152,6 @@ class _Crew:
         pipe.send(("origin", number))
         parent, choice = pipe.recv()
         return parent, choice
-
-    def _round(self, boxes: list[list[Offer]]) -> list[tuple[list[list[Offer]], int, str]]:
-        for pipe, box in zip(self._pipes, boxes, strict=True):
-            pipe.send(("round", box))
-        return [pipe.recv() for pipe in self._pipes]
 
     def _each(self, what: str) -> list[Any]:
         for pipe in self._pipes:
@@ -167,9 +200,11 @@ def _work(
             return
         match what:
             case "round":
-                part.take(given)
+                for sealed in given:
+                    part.take(pickle.loads(sealed))
                 part.run(ROUND)
-                pipe.send((part.hand_over(), len(part), part.condition))
+                outbox = [pickle.dumps(box) if box else b"" for box in part.hand_over()]
+                pipe.send((outbox, len(part), part.condition))
             case "level":
                 pipe.send((part.level, part.surprises))
             case "next":

@@ -408,14 +408,16 @@ AFTERWARDS: dict[Choice, tuple[Choice, ...]] = {
 def happen(world: World, choice: Choice) -> Happened:
     """Do it. Raises Impossible."""
     match choice:
+        case Choice("answer", what, how):
+            return _answer(world, what, how)
+        case Choice("deadline"):
+            return _take(world, _told(world, choice))
         case Choice("first start", error, name):
             return _start(structs.replace(world, error=ERRORS[error]), *CONFIGURATIONS[name or "dps"])
         case Choice("restart", what, how):
             return _restart(world, what, how)
         case Choice("restart later", what, how):
             return _restart(_much_later(world), what, how)
-        case Choice("answer", what, how):
-            return _answer(world, what, how)
         case Choice("late"):
             return _late(world)
         case Choice("refused by the hub", "often"):

@@ -22,6 +22,7 @@ from statemachine.environment import (
     AFTERWARDS,
     ASIDE,
     MAY_CHANGE,
+    NOW,
     STALE,
     Choice,
     Happened,
@@ -33,7 +34,7 @@ from statemachine.environment import (
 )
 from statemachine.explain import status_of
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
-from statemachine.reduction import canonical, pack, passings, unpack
+from statemachine.reduction import canonical, pack, part_of, passings, unpack
 from statemachine.rows import key_of
 from statemachine.snapshot import Snapshot
 from statemachine.states import ATTEMPT_STATES, Phase, State
@@ -240,9 +241,12 @@ class Part:
         "With how many surprises other parts were told of their worlds."
         self._rows: set[int] = set()
         self._visited: set[tuple[State, Phase, str]] = set()
-        self._situations: set[tuple[object, ...]] = set()
+        self._looked_ahead: set[tuple[object, ...]] = set()
+        "Situations."
+        self._looked_aside: set[tuple[object, ...]] = set()
+        "Situations, and what was armed."
         self._glimpsed: set[tuple[object, ...]] = set()
-        "Situations that were met on the way only."
+        "The same, met on the way only."
         self._from = array("Q")
         self._to = bytearray()
         self._arrived = array("Q")
@@ -338,11 +342,14 @@ class Part:
             for choice in rare(world):
                 self._follow(number, choice, world, 1)
         situation = _situation(world)
-        if situation not in self._situations:
-            self._situations.add(situation)
-            self._look_aside(number, world)
+        if situation not in self._looked_ahead:
+            self._looked_ahead.add(situation)
             if self.level == self.surprises:
                 self._look_ahead(number, world)
+        armed = tuple(one.name for one in world.snapshot.armed)
+        if (situation, armed) not in self._looked_aside:
+            self._looked_aside.add((situation, armed))
+            self._look_aside(number, world)
 
     def _look_aside(self, number: int, world: World) -> None:
         for choice in (*STALE, *ASIDE):
@@ -367,8 +374,8 @@ class Part:
             self._judge_step(number, way, happened)
             after = canonical(happened.world, before)
             self.found.extend(Found(law, wrong, number, way) for law, wrong in _broken(after))
-            situation = _situation(after)
-            if situation not in self._situations and situation not in self._glimpsed:
+            situation = (_situation(after), tuple(one.name for one in after.snapshot.armed))
+            if situation not in self._looked_aside and situation not in self._glimpsed:
                 self._glimpsed.add(situation)
                 todo.extend((after, way, one) for one in common(after))
 
@@ -443,8 +450,12 @@ def _situation(world: World) -> tuple[object, ...]:
         else (candidate.new_assignment, candidate.assigned_unix_ms == believed, candidate.chain is None),
         None
         if credential is None
-        else (credential.source, credential.proven, credential.committed_unix_ms == believed),
-        tuple(one.name for one in snapshot.armed),
+        else (
+            credential.source,
+            credential.proven,
+            credential.committed_unix_ms == believed,
+            part_of(credential.not_before_unix_ms, credential.not_after_unix_ms, NOW),
+        ),
         tuple(type(one.effect) for one in snapshot.outstanding),
     )
 
