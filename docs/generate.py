@@ -19,7 +19,12 @@ BY_HAND = frozenset({"compatibility.md", "journal.md"})
 def stale(directory: Path = REFERENCE) -> list[str]:
     """File names that are missing, differ from what would be written, or do not belong there."""
     wanted = all_pages()
-    found = {path.name: path for path in directory.glob("*.md") if path.name not in BY_HAND}
+    found = {
+        path.name: path
+        for kind in ("*.md", "*.svg")
+        for path in directory.glob(kind)
+        if path.name not in BY_HAND
+    }
     differing = [
         name
         for name, text in wanted.items()

@@ -3,18 +3,25 @@
 import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, get_args
 
 import msgspec
 
+from adapters.checks.catalogue import CHECKS
 from adapters.cli.arguments import AZIOTCTL, IDENTITYD, IOTEDGE, Command, parser_for
+from adapters.cli.diagram import TITLES
+from adapters.cli.diagram_svg import svg
+from adapters.config_rows_apply import APPLY_ONLY
 from adapters.config_rows_drop_ins import DROP_INS
 from adapters.config_rows_drop_ins import SERVICES as DROP_IN_SERVICES
 from adapters.config_rules import NOT_YET
 from adapters.config_settings import NOT_READ_YET, SETTINGS, Setting
 from adapters.driven import files
 from adapters.driven.dps import _OPERATOR_STATUSES
+from adapters.driven.metrics_file import EVERY_S, SETTLE_S
 from adapters.driving import certd_api, control, identityd_api, keyd_api, workload_api
+from adapters.metrics import MAX_SERIES, METRICS, OTHER, Metric
 from adapters.simulators.case import DER, NEXT, Case
 from adapters.simulators.catalogue import CASES, CATALOGUE
 from adapters.simulators.faults import KINDS
@@ -95,16 +102,41 @@ CODE_NOTES: Mapping[str, str] = {
 }
 
 COMMAND_NOTES: Mapping[str, str] = {
+    "config apply": "Writes `00-super.toml` for identityd, certd, keyd and tpmd below `/etc/aziot`, and the "
+    "device's symmetric key, if `config.toml` has one, below `/var/secrets`. This service needs "
+    "none of it: it "
+    "reads `config.toml` itself. All files are complete before the first is replaced, and what was "
+    "there stays "
+    "as `NAME.bak`. With `--root` users are looked up in that root's `/etc/passwd`. Who is not root leaves "
+    "owners as they are. Exit status 2 when `config.toml` has a mistake; then nothing is written.",
+    "config mp": "The file gets mode 0600. Exit status 1 when there is one already, unless `--force`.",
+    "config check": "No service is needed. Exit status 1 when there is a mistake.",
     "run": "SIGTERM and SIGINT stop it, SIGHUP has `config.toml` read again.",
     "cloud": "It needs a `--root` of its own, listens on loopback only, and prints one JSON line as soon as "
     "it listens. It writes a `config.toml` for a device below that root unless there is one. Not for "
     "production.",
     "status": "The exit status is 0 whatever the state is.",
-    "watch": "With `--json` the records as they are stored.",
+    "metrics": "What each is: [metrics](metrics.md).",
+    "watch": "On a terminal the whole screen: the lifecycle with the state it is in, the certificate's life "
+    "with its renewal window and the drawn instant, what comes next, and the last events; drawn again when "
+    "something happens and each second. Into a pipe, or with `TERM=dumb`, a line for each record. With "
+    "`--json` the records as they are stored. `NO_COLOR` and `LANG=C` are honoured.",
     "renew": "Waits for the end of the attempt. Exit status 1 when it failed, or has not ended in time; it "
     "then goes on without you.",
     "reprovision": "Waits for the end of the attempt, like `renew`. What is in use serves until it is "
     "replaced.",
+    "hold": "Does not wait: an attempt that is under way goes on to its end.",
+    "release": "Does not wait: `identityd status` says whether and when an attempt begins.",
+    "purge": "For a device that is given away or scrapped. Root only. On a terminal the device's id is to be "
+    "typed in; elsewhere nothing is done without `--confirm`. Erased are the issued certificates with their "
+    "keys, the trust bundle of the cloud, the assignment, the module cache, the master key of module "
+    "identities, and what `adopt` kept of another installation. Not erased are the configuration with its "
+    "onboarding credential, also one that this device issued itself, other programs' keys and certificates, "
+    "and the journal, which holds no key. Files are deleted, not overwritten: flash keeps what was written, "
+    "so rely on an encrypted disk where that matters. The cloud is not told: delete enrolment and "
+    "device there. "
+    "The device then stays on hold, also over restarts, until `release`. Exit status 1 when not all could be "
+    "erased in time; it is tried again every minute, and after every restart.",
     "module-keys push": "For when the master key of module identities was lost: a new one is made and every "
     "module gets keys of it. Modules keep their generation ids; what they signed with before is refused "
     "from then on. Waits for the end.",
@@ -116,7 +148,27 @@ COMMAND_NOTES: Mapping[str, str] = {
     "about renewal, keys, attempts and budget; the device stays the recorded one. What it can tell and what "
     "not: [the journal](journal.md).",
     "journal show": "No service is needed. With `--json` the records as they are stored.",
-    "diagram": "With `--json` both tables with all their rows.",
+    "journal export": "No service is needed. Files that continue one another become one; where the history "
+    "begins anew, after a damage for example, the copy begins too, and says so. `--pseudonymise` replaces "
+    "host names, device and registration ids, scope, certificates and their hashes, operation and tracking "
+    "ids, and whatever in texts looks like one, the same by the same; instants, outcomes, codes and user "
+    "ids stay. The copy is decided again before it is written: it replays as its original does. Exit "
+    "status 2 when a file cannot be read.",
+    "check": "With or without a running service; nothing is changed. What waits for the network waits at "
+    "the same time, no longer than `cloud_timeout_sec`. Exit status 0 when no check is an error, 1 when "
+    "one is, or a warning under `--warnings-as-errors`. `--output json` has the original's shape; why a "
+    "check does not apply stands in its `additional_info.reason`. All of them: [checks](checks.md).",
+    "support-bundle": "Status, explanation, checks, journal, configuration and versions. Of the "
+    "configuration only values of known keys that are no secrets; comments are left out. With "
+    "`--pseudonymise` names are replaced as by `journal export`, the same in every file. Every file is "
+    "looked through for the device's secrets before it is packed, and left out if one is in it. Exit "
+    "status as for any other command: what the checks came to does not count.",
+    "journal timeline": "No service is needed. What is worth telling, day by day; with `--html` one page, "
+    "without network or scripts: states, certificates, attempts, outages and events over time, and every "
+    "record below. It is written with mode 0600, since a journal is nobody else's business. A clock "
+    "that was set by more than an hour begins a new picture. What of a damaged file can be believed is "
+    "shown, and the rest named.",
+    "diagram": "With `--json` both tables with all their rows. `--format svg` is a file for light and dark.",
     "system reprovision": "Quiet until the end, as in the original.",
 }
 
@@ -130,11 +182,21 @@ def all_pages() -> dict[str, str]:
         "events.md": events(),
         "effects.md": effects(),
         "settings.md": settings(),
+        "checks.md": checks(),
         "control-api.md": control_api(),
         "failures.md": failures(),
         "cloud-faults.md": cloud_faults(),
         "cli.md": cli(),
+        "metrics.md": metrics(),
+        "lifecycle.svg": picture("lifecycle"),
+        "attempt.svg": picture("attempt"),
     }
+
+
+def picture(table: str) -> str:
+    """What `identityd diagram --format svg` writes."""
+    facts = machine_facts()
+    return svg(facts.attempt if table == "attempt" else facts.lifecycle, TITLES[table])
 
 
 # --- Markdown ----------------------------------------------------------------------------------------
@@ -216,6 +278,9 @@ def states() -> str:
         "And what has a registration repeated:\n\n" + _mermaid(_overview(facts.lifecycle, back=True)),
         "## One attempt at a glance\n\nEvery phase also goes back to Idle when the attempt is abandoned.\n\n"
         + _mermaid(_attempt(facts.attempt)),
+        "## Both tables as pictures\n\nEvery way from one position to another, each with an arrow of its "
+        "own; what stays where it is is left out. `identityd diagram --format svg` draws them.\n\n"
+        + "\n\n".join(f"![{title}]({name}.svg)" for name, title in TITLES.items()),
         "## Every way out of each state\n\n"
         + "\n\n".join(_way_out(facts.lifecycle, state) for state in facts.lifecycle.positions),
         "## The attempt's table\n\n"
@@ -443,8 +508,11 @@ def settings() -> str:
         "in use keeps working: " + ", ".join(_code(name) for name in sorted(NOT_READ_YET)) + ".",
         "## Refused\n\nValid in the original, not in this release: "
         + ", ".join(_code(f'{key} = "{value}"') for key, value in sorted(NOT_YET))
-        + ". Anything else unknown is reported as a mistake, with the nearest known name; in a drop-in it is "
-        "only a warning.",
+        + ". What is in no list here is not used; a remark names the key that is most like it. All mistakes "
+        "and remarks at once, with their lines: `identityd config check`.",
+        "## Read by config apply only\n\nThis service does not use these; `identityd config apply` checks "
+        "them and hands them to the daemons of the original. Keys may also be PKCS#11 URIs there, and the "
+        "refused methods are written like others.\n\n" + _settings(APPLY_ONLY),
     )
 
 
@@ -494,8 +562,8 @@ def control_api() -> str:
             ("route", "answer"),
             ((_code(f"{method} {path}"), meanings.get(path, "")) for path, method in control.ROUTES.items()),
         ),
-        "Reading is for whoever can open the socket. Commands are for root and the service's own uid; "
-        "anybody else gets 403.",
+        "Reading is for whoever can open the socket. Commands are for root, the service's own uid and the "
+        "users in `identityd.control.principals`; anybody else gets 403.",
         "Times are RFC 3339 in UTC.",
         _struct(status, "Status", title="The status"),
         *(_struct(status, name, level=4) for name in [*nested, "LastError"]),
@@ -518,15 +586,19 @@ def control_api() -> str:
         _struct(journal, "Record", level=4),
         "`event` is one of the [events](events.md), `effects` are the [effects](effects.md). Every stored "
         "line ends with a member `hash`.",
-        "### Commands\n\n`POST /v1/renew`, `POST /v1/reprovision` and `POST /v1/module-keys` take no body. "
+        '### Commands\n\n`POST /v1/purge` takes the body `{"confirm": "DEVICE"}`, the device id or '
+        f"registration id of this very device (`{control.NAMELESS}` where it has neither), from root alone; "
+        "the others take no body. "
         "They are answered as soon as the record is durable, not when the attempt has ended: "
         "follow the events for that.",
         _table(
             ("status", "body"),
             (
                 ("202", "`sequence`, `verdict`, `why`"),
+                ("400", "purge: `message`, `expected`: nothing was confirmed, and what would do"),
                 ("403", "`message`: this uid may not command"),
                 ("409", "`message`, `sequence`, `verdict`: the machine refuses, and why"),
+                ("409", "purge: `message`, `expected`: another device was meant, and what would do"),
                 (
                     "503",
                     "`message`, with Retry-After (by default "
@@ -535,6 +607,10 @@ def control_api() -> str:
             ),
         ),
         _struct(ports, "Taken", level=4),
+        "`POST /v1/reload` is answered when the files were read: 200 with what changed, 409 when they cannot "
+        "be used and what was in force stays.",
+        _struct(ports, "Reloaded", level=4),
+        _struct(ports, "ChangedKey", level=4),
         "### The machine\n\n`GET /v1/machine` answers both tables as data, with a Mermaid diagram of each.",
         *(_struct(tables, n, level=4) for n in ("MachineFacts", "TableFacts", "RowFacts", "IgnoredFacts")),
         "### Errors\n\nEvery error is JSON with a `message` that names the cause and the fix.",
@@ -594,7 +670,8 @@ def failures() -> str:
         "Failures",
         "A failure has a class, which is what to do about it, and a code, which is why it happened. The "
         "machine decides by class only. `status`, `explain` and the journal show both, with the cloud's "
-        "tracking id when there is one.",
+        "tracking id when there is one. What to do when somebody has to act: "
+        "[get a device going again](../how-to/recover.md).",
         "## Classes\n\n" + _table(("class", "what the machine does"), _class_rows(codes)),
         "## Codes\n\nCollected from the source. `…` stands for what is known only when it happens.\n\n"
         + _table(("code", "class", "says", "note"), (_code_row(code) for code in codes)),
@@ -687,6 +764,64 @@ def _case_row(case: Case) -> tuple[str, ...]:
 def _value(value: object) -> str:
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    return _page(
+        "Metrics",
+        "What `GET /metrics` on control.sock and `identityd metrics` answer, and what "
+        "`identityd run --metrics-file FILE` keeps in a file: Prometheus text, version 0.0.4. What to do "
+        "with them: [watch a fleet](../how-to/monitor.md).",
+        _table(
+            ("metric", "type", "labels", "meaning"),
+            (
+                (_code(one.name), one.kind, _labels(one), one.meaning + _there(one) + _buckets(one))
+                for one in METRICS
+            ),
+        ),
+        "Counters and histograms begin anew with the process. Times are Unix time in seconds, UTC, by the "
+        f"best known true time. One metric has at most {MAX_SERIES} series; further ones are counted "
+        f"together as `{OTHER}`. No label names the device or its hub.",
+        f"The file is written {SETTLE_S:g} s after a figure has changed and at most every {EVERY_S:g} s, in "
+        "one step and with mode 0644, and is removed when the service ends. A service at rest writes "
+        "nothing.",
+    )
+
+
+def _labels(metric: Metric) -> str:
+    return "; ".join(f"{_code(name)}: {about}" for name, about in metric.labels.items())
+
+
+def _there(metric: Metric) -> str:
+    return f" Not there when {metric.absent}." if metric.absent else ""
+
+
+def _buckets(metric: Metric) -> str:
+    bounds = ", ".join(f"{bound:g}" for bound in metric.buckets)
+    return f" Buckets: {bounds} s." if bounds else ""
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def checks() -> str:
+    sections = []
+    for section, rows in groupby(CHECKS, lambda check: check.section):
+        table = _table(
+            ("id", "what is checked", "the original's"),
+            [(_code(row.id), row.description, "yes" if row.original else "") for row in rows],
+        )
+        sections.append(f"## {section}\n\n{table}")
+    return _page(
+        "Checks",
+        "What `identityd check` looks at, in this order. Ids and descriptions of the original are kept; "
+        "those that cannot apply to a service of one process come to `ignored`, and say why. How to read "
+        "the answers: [check a device](../how-to/check.md).",
+        *sections,
+    )
 
 
 # --- command line ------------------------------------------------------------------------------------

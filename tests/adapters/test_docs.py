@@ -24,7 +24,8 @@ PROGRAMS: dict[str, Sequence[Command]] = {
     "aziotctl": AZIOTCTL,
     "iotedge": IOTEDGE,
 }
-OTHERS = {"make", "curl", "openssl", "cat", "ls", "kill", "mkdir", "sh", "export"}
+OTHERS = {"make", "curl", "journalctl", "openssl", "cat", "ls", "kill", "mkdir", "sh", "export"}
+OTHERS |= {"apt-get", "az", "chown", "cp", "pipx", "systemctl"}
 "What a shown command may be beside ours; anything else is a misspelling or needs a thought."
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
