@@ -39,6 +39,15 @@ def _wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="return once the command was taken")
 
 
+def _purge(parser: argparse.ArgumentParser) -> None:
+    _wait(parser)
+    either = parser.add_mutually_exclusive_group()
+    about = "the device's id at its hub, or its registration id: nothing is asked then"
+    either.add_argument("--confirm", metavar="ID", help=about)
+    about = "whichever device this is; only where somebody sits at a terminal"
+    either.add_argument("--yes", action="store_true", help=about)
+
+
 def _wait_as_ever(parser: argparse.ArgumentParser) -> None:
     _timeout(parser)
     parser.set_defaults(json=True, no_wait=False)  # json keeps the progress quiet, as in the original
@@ -83,10 +92,103 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", type=_sequence, metavar="SEQ", help=about)
 
 
+def _timeline(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    about = "journal files, oldest first; - is stdin (default: what the service of this root keeps)"
+    option("files", nargs="*", metavar="FILE", help=about)
+    about = "tell no records before this one; the picture is of all"
+    option("--from", dest="start", type=_sequence, metavar="SEQ", help=about)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print the facts as JSON")
+    about = "write a page with a picture instead; it needs no network; - is standard output"
+    how.add_argument("--html", metavar="PAGE", help=about)
+
+
+def _apply(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    option = parser.add_argument
+    about = "what to read (default: /etc/aziot/config.toml, below --root)"
+    option("-c", "--config", metavar="FILE", help=about)
+    about = "of the device, when the file has none (default: that of this machine)"
+    option("--hostname", metavar="NAME", help=about)
+    about = "a daemon's user: aziotid, aziotcs, aziotks or aziottpm; may be repeated (default: looked up)"
+    option("--user", action="append", default=[], type=_user, metavar="NAME=UID[:GID]", help=about)
+    option("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _quick(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    about = "of the device at its hub; - reads it from standard input, where no other user sees it"
+    option("-c", "--connection-string", required=True, metavar="TEXT", help=about)
+    about = "what to write (default: /etc/aziot/config.toml, below --root)"
+    option("-o", "--out-config-file", metavar="FILE", help=about)
+    about = "replace the file if there is one; the old one stays as FILE.bak"
+    option("-f", "--force", action="store_true", help=about)
+
+
+def _check_config(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    option = parser.add_argument
+    about = "what to check, with the drop-ins beside it (default: /etc/aziot/config.toml, below --root)"
+    option("file", nargs="?", metavar="FILE", help=about)
+    about = "who is to use it: this service, config apply, or the original's identityd (default %(default)s)"
+    option("--for", dest="reader", choices=("run", "apply", "identityd"), default="run", help=about)
+    option("--warnings-as-errors", action="store_true", help="exit with 1 for remarks as well")
+
+
+def _look(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    about = "ids of checks to leave out, in one argument; may be repeated"
+    option("--dont-run", action="append", default=[], metavar="IDS", help=about)
+    about = "where the time is asked for (default %(default)s)"
+    option("--ntp-server", default="pool.ntp.org:123", metavar="HOST:PORT", help=about)
+    option("--iothub-hostname", metavar="NAME", help="the hub (default: that of the assignment)")
+    about = "proxy on the way to DPS and to port 443 of the hub (default: that of the service)"
+    option("--proxy-uri", metavar="URI", help=about)
+    option("--expected-aziot-version", metavar="VERSION", help="what is to be installed (default: any)")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    about = "how it is told (default %(default)s)"
+    option("-o", "--output", choices=("text", "json", "json-stream"), default="text", help=about)
+    about = "tell of causes, of what was seen, and of checks that were not run"
+    option("-v", "--verbose", action="store_true", help=about)
+    option("--warnings-as-errors", action="store_true", help="exit with 1 for warnings as well")
+    _look(parser)
+
+
+def _check_list(parser: argparse.ArgumentParser) -> None:
+    about = "how it is told (default %(default)s)"
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help=about)
+
+
+def _support(parser: argparse.ArgumentParser) -> None:
+    about = "a .tar.gz, mode 0600; - is standard output (default: named after the time, in this directory)"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=about)
+    _pseudonymise(parser)
+    _look(parser)
+
+
+def _pseudonymise(parser: argparse.ArgumentParser) -> None:
+    about = "replace names of the device, hosts, ids and certificates, the same by the same"
+    parser.add_argument("--pseudonymise", action="store_true", help=about)
+
+
+def _export_journal(parser: argparse.ArgumentParser) -> None:
+    about = "replaced in one step, mode 0600 (default: standard output)"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=about)
+    about = "read this file instead of the service's; may be repeated, oldest first"
+    parser.add_argument("--journal", action="append", default=[], metavar="FILE", help=about)
+    _pseudonymise(parser)
+
+
 def _diagram(parser: argparse.ArgumentParser) -> None:
     _json(parser)
     about = "which of the two (default %(default)s)"
     parser.add_argument("--table", choices=("lifecycle", "attempt"), default="lifecycle", help=about)
+    about = "how it is drawn (default %(default)s)"
+    parser.add_argument("--format", choices=("mermaid", "svg"), default="mermaid", help=about)
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +199,23 @@ def _export(parser: argparse.ArgumentParser) -> None:
 def _install(parser: argparse.ArgumentParser) -> None:
     _json(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    about = "keep the metrics there for the node exporter's textfile collector, which reads names in .prom"
+    parser.add_argument("--metrics-file", metavar="FILE", help=about)
+
+
+def _adopt(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    option = parser.add_argument
+    about = "root of the original's /etc/aziot and /var/lib/aziot (default: that of this service)"
+    option("--from", dest="source", metavar="DIR", help=about)
+    option("--partly", action="store_true", help="leave out what cannot be taken over, and take the rest")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--apply", "--yes", action="store_true", help="do it (default: say what would be done)")
+    about = "put the original's files back and set aside what this service has made since"
+    how.add_argument("--undo", action="store_true", help=about)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +268,9 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_USERS = ("aziotid", "aziotcs", "aziotks", "aziottpm")
+_ID = 2**32 - 2
+"The one above it is nobody's."
 _ANY = 2**63 - 1
 "The largest sequence there can be; nobody needs to read that."
 _LONGEST_S = 3650 * 86_400.0
@@ -175,6 +297,16 @@ def _jobs(text: str) -> int:
     return _number(int, text, 1, 64, "a number of processes")
 
 
+def _user(text: str) -> tuple[str, int, int | None]:
+    """Name, user id, and group id if there is one."""
+    name, _, ids = text.partition("=")
+    uid, colon, gid = ids.partition(":")
+    if name not in _USERS:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(_USERS)}")
+    what = f"an id of {name}"
+    return name, _number(int, uid, 0, _ID, what), _number(int, gid, 0, _ID, what) if colon else None
+
+
 def _sequence(text: str) -> int:
     return _number(int, text, 1, _ANY, "the sequence of a record")
 
@@ -195,11 +327,46 @@ def _number(kind: Callable[[str], N], text: str, least: N, most: N, what: str) -
 
 
 GROUPS: Mapping[str, str] = {
+    "config": "what config.toml says",
     "journal": "what the service remembers",
     "module-keys": "the keys of this device's modules at the hub",
     "system": "the service as a whole",
     "trust-bundle": "the certificates that programs on this device are to trust",
 }
+
+_CONFIG = (
+    Command(
+        words="config apply",
+        summary="write the files of the original's daemons from config.toml",
+        code="adapters.cli.config_apply:main",
+        example="sudo identityd config apply --dry-run",
+        arguments=_apply,
+    ),
+    Command(
+        words="config mp",
+        summary="write a config.toml for manual provisioning with a connection string",
+        code="adapters.cli.config_quick:main",
+        example="sudo identityd config mp --connection-string -",
+        arguments=_quick,
+    ),
+)
+
+_CHECKS = (
+    Command(
+        words="check",
+        summary="whether all is well, what will go wrong, and how to put it right",
+        code="adapters.cli.check:main",
+        example="sudo identityd check --verbose",
+        arguments=_check,
+    ),
+    Command(
+        words="check-list",
+        summary="every check there is; none is run",
+        code="adapters.cli.check:list_checks",
+        example="identityd check-list",
+        arguments=_check_list,
+    ),
+)
 
 IDENTITYD: Sequence[Command] = (
     Command(
@@ -207,6 +374,7 @@ IDENTITYD: Sequence[Command] = (
         summary="run the service in the foreground",
         code="adapters.cli.run:main",
         example="sudo identityd run",
+        arguments=_run,
     ),
     Command(
         words="demo",
@@ -231,8 +399,8 @@ IDENTITYD: Sequence[Command] = (
     ),
     Command(
         words="watch",
-        summary="what happens, a line each, until Ctrl-C",
-        code="adapters.cli.client:watch",
+        summary="what happens, as it happens: a live picture on a terminal, else a line each",
+        code="adapters.cli.watch:main",
         example="identityd watch --from 1",
         arguments=_watch,
     ),
@@ -242,6 +410,12 @@ IDENTITYD: Sequence[Command] = (
         code="adapters.cli.client:explain",
         example="identityd explain",
         arguments=_json,
+    ),
+    Command(
+        words="metrics",
+        summary="the figures of the running service, as Prometheus reads them",
+        code="adapters.cli.metrics:main",
+        example="identityd metrics",
     ),
     Command(
         words="renew",
@@ -258,11 +432,54 @@ IDENTITYD: Sequence[Command] = (
         arguments=_wait,
     ),
     Command(
+        words="hold",
+        summary="begin no attempt until release; what is in use is served",
+        code="adapters.cli.client:hold",
+        example="sudo identityd hold",
+        arguments=_json,
+    ),
+    Command(
+        words="release",
+        summary="let attempts begin again after hold or purge",
+        code="adapters.cli.client:release",
+        example="sudo identityd release",
+        arguments=_json,
+    ),
+    Command(
+        words="purge",
+        summary="erase whatever identifies this device to the cloud, and hold",
+        code="adapters.cli.purge:main",
+        example="sudo identityd purge --confirm press-17",
+        arguments=_purge,
+    ),
+    Command(
         words="module-keys push",
         summary="give the hub the module keys of this device; a lost master key is made anew",
         code="adapters.cli.client:push_module_keys",
         example="sudo identityd module-keys push --timeout 60",
         arguments=_wait,
+    ),
+    *_CONFIG,
+    Command(
+        words="config check",
+        summary="every mistake in config.toml and its drop-ins at once, with what is allowed",
+        code="adapters.cli.config_check:main",
+        example="identityd config check /etc/aziot/config.toml",
+        arguments=_check_config,
+    ),
+    Command(
+        words="adopt",
+        summary="take over an installation of the original: its identity, keys, certificates and modules",
+        code="adapters.cli.adopt:main",
+        example="sudo identityd adopt --apply",
+        arguments=_adopt,
+    ),
+    Command(
+        words="config reload",
+        summary="have the running service read its configuration again, and say when each change counts",
+        code="adapters.cli.reload:main",
+        example="sudo identityd config reload",
+        arguments=_json,
     ),
     Command(
         words="replay",
@@ -293,6 +510,28 @@ IDENTITYD: Sequence[Command] = (
         arguments=_show,
     ),
     Command(
+        words="journal timeline",
+        summary="the device's life out of its journal, in lines or as a page with a picture",
+        code="adapters.cli.timeline:main",
+        example="sudo identityd journal timeline --html life.html",
+        arguments=_timeline,
+    ),
+    Command(
+        words="journal export",
+        summary="the journal as one file that replays, with other names in it if that is wanted",
+        code="adapters.cli.journal_export:main",
+        example="sudo identityd journal export --pseudonymise /tmp/journal.jsonl",
+        arguments=_export_journal,
+    ),
+    *_CHECKS,
+    Command(
+        words="support-bundle",
+        summary="status, journal, checks and configuration without secrets, for somebody far away",
+        code="adapters.cli.support:main",
+        example="sudo identityd support-bundle --pseudonymise /tmp/support.tar.gz",
+        arguments=_support,
+    ),
+    Command(
         words="trust-bundle show",
         summary="each certificate, and which bundle it is from",
         code="adapters.cli.trust_bundle:show",
@@ -315,12 +554,17 @@ IDENTITYD: Sequence[Command] = (
     ),
     Command(
         words="diagram",
-        summary="the machine as Mermaid text",
+        summary="the machine as Mermaid text or as a picture",
         code="adapters.cli.diagram:main",
         example="identityd diagram --table attempt",
         arguments=_diagram,
     ),
 )
+
+
+def _of_aziotctl(command: Command) -> Command:
+    return command._replace(example=command.example.replace("identityd ", "aziotctl "))
+
 
 _REPROVISION = Command(
     words="system reprovision",
@@ -330,7 +574,7 @@ _REPROVISION = Command(
     arguments=_wait_as_ever,
 )
 
-AZIOTCTL: Sequence[Command] = (_REPROVISION,)
+AZIOTCTL: Sequence[Command] = (_REPROVISION, *(_of_aziotctl(command) for command in (*_CONFIG, *_CHECKS)))
 IOTEDGE: Sequence[Command] = (_REPROVISION._replace(example="sudo iotedge system reprovision"),)
 
 

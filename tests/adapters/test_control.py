@@ -20,7 +20,7 @@ TABLES = b'{"lifecycle":[],"mermaid":"stateDiagram-v2"}'
 
 
 def handler_of(machine):
-    return control_handler(machine, own_uid=OWN_UID, principals=[PRINCIPAL], machine=lambda: TABLES)
+    return control_handler(machine, own_uid=OWN_UID, principals=lambda: [PRINCIPAL], machine=lambda: TABLES)
 
 
 def ask(machine, method, target, uid=0):

@@ -31,7 +31,13 @@ ROOT_PARTS = ("adapters.opening", "adapters.reloading", "adapters.sockets", "ada
 ARROWS: dict[str, Arrow] = {
     "statemachine": Arrow(ours=("statemachine",), others=("msgspec", "transitions"), pure=True),
     "adapters.errors": Arrow(),
+    "adapters.logs": Arrow(ours=("adapters.errors", "statemachine")),
+    "adapters.metrics": Arrow(others=("msgspec",)),
+    "adapters.meters": Arrow(
+        ours=("adapters.metrics", "adapters.ports", "adapters.wire.admission", "statemachine")
+    ),
     "adapters.durable": Arrow(),
+    "adapters.page_style": Arrow(),
     "adapters.paths": Arrow(ours=("adapters.errors",), others=("msgspec",)),
     "adapters.ports": Arrow(ours=("statemachine",), others=("msgspec", "trio")),
     "adapters.config": Arrow(
@@ -75,12 +81,29 @@ ARROWS: dict[str, Arrow] = {
         ours=(
             "adapters.driven.timers",
             "adapters.fakes",
+            "adapters.page_style",
             "adapters.ports",
             "adapters.runtime",
             "adapters.simulation",
             "statemachine",
         ),
         others=("msgspec", "trio"),
+    ),
+    # Taking over an installation of the original is a composition of its own: the service never does it.
+    "adapters.adoption": Arrow(
+        ours=(
+            "adapters.adoption",
+            "adapters.config",
+            "adapters.config_forms",
+            "adapters.driven",
+            "adapters.durable",
+            "adapters.errors",
+            "adapters.paths",
+            "adapters.whoami",
+            "adapters.wire",
+            "statemachine",
+        ),
+        others=("msgspec", "tomli"),
     ),
     # The search itself is pure; this is several processes at it.
     "adapters.exploring": Arrow(ours=("statemachine",), others=("msgspec",)),
@@ -103,8 +126,13 @@ ARROWS: dict[str, Arrow] = {
             *ROOT_PARTS,
             "adapters.driven",
             "adapters.driving",
+            "adapters.config_changes",
+            "adapters.config_whole",
             "adapters.errors",
+            "adapters.logs",
+            "adapters.meters",
             "adapters.paths",
+            "adapters.ports",
             "adapters.restore",
             "adapters.runtime",
             "adapters.tables",
@@ -114,16 +142,42 @@ ARROWS: dict[str, Arrow] = {
         ),
         others=("msgspec", "trio"),
     ),
+    "adapters.pseudonyms": Arrow(ours=("statemachine.settings",)),
+    "adapters.journal_copy": Arrow(
+        ours=("adapters.errors", "adapters.pseudonyms", "statemachine"), others=("msgspec",)
+    ),
+    # Looks at what the adapters keep, through their own eyes; changes nothing.
+    "adapters.checks": Arrow(
+        ours=(
+            "adapters.checks",
+            "adapters.config",
+            *CONFIG_PARTS,
+            "adapters.driven",
+            "adapters.errors",
+            "adapters.opening",
+            "adapters.paths",
+            "adapters.sockets",
+            "adapters.wire",
+            "statemachine",
+        ),
+        others=("msgspec",),
+    ),
     "adapters.cli": Arrow(
         ours=(
             "adapters.__main__",
+            "adapters.adoption",
+            "adapters.checks",
             "adapters.cli",
             "adapters.config",
+            *CONFIG_PARTS,
             "adapters.durable",
             "adapters.errors",
             "adapters.exploring",
             "adapters.fakes",
+            "adapters.page_style",
+            "adapters.journal_copy",
             "adapters.paths",
+            "adapters.pseudonyms",
             "adapters.service",
             "adapters.simulation",
             "adapters.simulators",

@@ -9,6 +9,7 @@ import trio
 
 from adapters import config, opening, reloading
 from adapters.paths import paths_below
+from adapters.ports import Taken
 from statemachine.events import ConfigurationChanged
 from statemachine.snapshot import Snapshot
 
@@ -25,6 +26,10 @@ class Machine:
 
     def post(self, event):
         self.posted.append(event)
+
+    async def command(self, event):
+        self.post(event)
+        return Taken(sequence=len(self.posted), verdict="taken", why="it is so")
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_what_is_said_of_the_configuration_stays_until_it_is_read_again(paths):
     announcer = reloading.Announcer(machine, held, lambda: next(remarks), ("the last good one is in force",))
     trio.run(announcer)
     trio.run(announcer)
-    trio.run(announcer.reloaded)
+    trio.run(announcer.reloaded, ())
     assert [event.configuration_notes for event in machine.posted] == [
         ("the last good one is in force", "no certificate yet"),
         ("the last good one is in force",),

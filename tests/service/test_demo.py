@@ -20,8 +20,8 @@ from adapters.cli import demo_once
 from adapters.cli.demo_checks import CHECKS, Check, Checks, Said
 from adapters.cli.demo_once import check_lines
 from adapters.cli.demo_screen import Begin, JsonLines, Screen, Suggestion, Try
-from adapters.cli.demo_timeline import Happening, Timeline, Validity
 from adapters.cli.failure import CommandFailed
+from adapters.cli.happenings import Happening, Timeline, Validity
 from adapters.cli.screen import Ink
 from statemachine.effects import (
     AnyEffect,
@@ -200,7 +200,7 @@ def test_a_service_that_does_not_stay_is_told_with_the_end_of_its_log(root):
     os.kill(begin["service_pid"], signal.SIGTERM)
     assert demo.wait() == 1
     assert "the service ended with 0 right after its start; the end of" in demo.log
-    assert "INFO STOPPED" in demo.log
+    assert "level=info msg=STOPPED" in demo.log
     until_gone(begin["cloud_pid"])
 
 
@@ -446,7 +446,7 @@ def deadline(name: str) -> DeadlinePassed:
         ),
         (record(ReprovisionRequested(uid=0), STAGE), "reprovision ordered by uid 0, makes key 2"),
         (record(ShutdownRequested(reason="SIGTERM")), "asked to stop (SIGTERM)"),
-        (record(ClockObserved(kernel_synchronised=True, jump_ms=-5000)), "clock moved by -5.0 s"),
+        (record(ClockObserved(kernel_synchronised=True, jump_ms=-5000)), "clock set back by 5.0 s"),
     ],
 )
 def test_what_happened_in_words(told, what):
