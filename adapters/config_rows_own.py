@@ -4,8 +4,7 @@ from typing import get_args
 
 from adapters import config_forms as forms
 from adapters.config_setting import Setting
-from adapters.config_whole import LogFormat, LogLevel
-from statemachine.settings import API_VERSIONS, KEY_ALGORITHMS
+from statemachine.settings import API_VERSIONS, KEY_ALGORITHMS, LogFormat, LogLevel
 
 OWN: tuple[Setting, ...] = (
     Setting(

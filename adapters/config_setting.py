@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.config_whole import WholeConfiguration
-from statemachine.settings import NoProvisioning
+from statemachine.settings import Configuration, NoProvisioning
 
 Kind = Literal[
     "integer",
@@ -18,7 +17,7 @@ Kind = Literal[
     "integer or text",
 ]
 
-DEFAULTS = WholeConfiguration(provisioning=NoProvisioning())
+DEFAULTS = Configuration(provisioning=NoProvisioning())
 
 ANY_ID = "<id>"
 "In a path: any name, chosen by the operator."

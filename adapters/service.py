@@ -9,7 +9,6 @@ from functools import partial
 import trio
 
 from adapters import config, logs
-from adapters.config_whole import hooks_of, log_of
 from adapters.driven import configured
 from adapters.driven.certificates.embedded import EmbeddedCertificates
 from adapters.driven.certificates.preloaded import preloaded_notes
@@ -82,7 +81,7 @@ async def _serve(paths: Paths, loaded: config.Loaded, lines: logs.Log, metrics_f
     held = Held(loaded.configuration)
 
     def configure_log() -> None:
-        lines.configure(log_of(held()).format, log_of(held()).level)
+        lines.configure(held().log.format, held().log.level)
 
     configure_log()
     notes = keep_last_good(paths, loaded)
@@ -295,7 +294,7 @@ def _remarks(*notes: str | None) -> str | None:
 
 
 def _hook_commands(configuration: Configuration) -> Commands:
-    settings = hooks_of(configuration)
+    settings = configuration.hooks
     paths: dict[Kind, str | None] = {kind: getattr(settings, kind) for kind in KINDS}
     wanted = {kind: path for kind, path in paths.items() if path is not None}
     return Commands(paths=wanted, within_s=settings.timeout_seconds)

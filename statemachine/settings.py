@@ -291,6 +291,26 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     workload: int = 10
 
 
+class HookSettings(Struct, frozen=True, kw_only=True):
+    """``[identityd.hooks]``: a command for each kind; None runs none."""
+
+    renewal: str | None = None
+    reprovision: str | None = None
+    moved: str | None = None
+    timeout_seconds: int = 60
+
+
+LogFormat = Literal["logfmt", "json"]
+LogLevel = Literal["error", "warn", "info", "debug"]
+
+
+class LogSettings(Struct, frozen=True, kw_only=True):
+    """``[identityd.log]``: how the service writes to standard error."""
+
+    format: LogFormat = "logfmt"
+    level: LogLevel = "info"
+
+
 class Configuration(Struct, frozen=True, kw_only=True):
     """Everything ``config.toml`` says, validated, defaults filled in."""
 
@@ -322,6 +342,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     identities: IdentitySettings = field(default_factory=IdentitySettings)
     requests: RequestLimits = field(default_factory=RequestLimits)
     control: ControlSettings = field(default_factory=ControlSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
+    log: LogSettings = field(default_factory=LogSettings)
     workload_bundle_id: str = DEFAULT_WORKLOAD_BUNDLE_ID
     "Certificate id of the locally configured trust bundle, which workload.sock serves first."
     manifest_bundle_id: str = DEFAULT_MANIFEST_BUNDLE_ID

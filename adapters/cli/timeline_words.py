@@ -55,7 +55,10 @@ def summary(told: Chronicle) -> Iterator[tuple[str, str]]:
     yield "states", ", ".join(shares)
     certificates = {one.generation for section in sections for one in section.certificates}
     current = in_use(sections[-1])
-    yield "certificates", f"{len(certificates)} used" + (f", {current.generation} in use" if current else "")
+    yield (
+        "certificates",
+        f"{len(certificates)} used" + (f", number {current.generation} in use" if current else ""),
+    )
     results = Counter(
         one.result for section in sections for one in section.attempts if one.until_unix_ms is not None
     )

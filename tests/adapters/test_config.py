@@ -23,7 +23,6 @@ from adapters.config_findings import MAX_PROBLEMS, Findings
 from adapters.config_rules import interpret
 from adapters.config_setting import ANY_ID, DEFAULTS, Setting
 from adapters.config_settings import BY_PATH, NOT_READ_YET, SETTINGS
-from adapters.config_whole import WholeConfiguration
 from adapters.errors import ConfigurationInvalid, StoreUnavailable
 from statemachine.settings import (
     Configuration,
@@ -124,7 +123,7 @@ def outcome_lines(text: str) -> list[str]:
 
 
 def test_symmetric_key_inline() -> None:
-    assert parse("c.toml", SYMMETRIC) == WholeConfiguration(
+    assert parse("c.toml", SYMMETRIC) == Configuration(
         provisioning=DpsProvisioning(
             global_endpoint="https://global.azure-devices-provisioning.net",
             scope_id="0ne00ABC",
@@ -1034,7 +1033,7 @@ DEFAULT_TOML = (REPOSITORY / "config" / "default.toml").read_text()
 
 def test_default_toml_is_the_default_configuration() -> None:
     assert parse("default.toml", DEFAULT_TOML) == DEFAULTS
-    assert WholeConfiguration(provisioning=NoProvisioning()) == DEFAULTS
+    assert Configuration(provisioning=NoProvisioning()) == DEFAULTS
     assert parse("c.toml", NONE) == DEFAULTS
 
 

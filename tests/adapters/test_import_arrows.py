@@ -127,7 +127,6 @@ ARROWS: dict[str, Arrow] = {
             "adapters.driven",
             "adapters.driving",
             "adapters.config_changes",
-            "adapters.config_whole",
             "adapters.errors",
             "adapters.logs",
             "adapters.meters",
