@@ -357,7 +357,8 @@ def purge(work: Work) -> None:
     """Forget it all, and have it erased; no attempt begins until somebody releases the hold."""
     work.signal(AttemptAbandoned)
     work.disarm("window", "attempt", "expiry", "reissue", "prove", "collect")
-    work.forget_asked((ProveCredential, RetireCredential, PushModuleKeys))
+    # Abandoning forgets the rest.
+    work.forget_asked((PushModuleKeys,))
     work.change(
         hold=True,
         given_up=True,
