@@ -65,7 +65,7 @@ Version: $version
 Architecture: $architecture
 Maintainer: identityd maintainers <identityd@localhost>
 Installed-Size: $size
-Depends: python3 (>= 3.$minor), python3 (<< 3.$((minor + 1))), libc6 (>= 2.34), ca-certificates, systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles
+Depends: python3 (>= 3.$minor), python3 (<< 3.$((minor + 1))), libc6 (>= 2.34), ca-certificates, procps, systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles
 Section: net
 Priority: optional
 Description: device identity from the cloud, kept, renewed and replayable

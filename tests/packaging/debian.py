@@ -29,7 +29,7 @@ symmetric_key = {{ {key} }}
 ca_file = "/etc/aziot/cloud.pem"
 """
 "Of a device of the stand-in cloud, which runs outside: the package has none."
-NEEDED = ("python3", "ca-certificates", "systemd-sysv")
+NEEDED = ("python3", "ca-certificates", "procps", "systemd-sysv")
 "What the package depends on, and an empty Debian does not have; and systemd, to be booted."
 
 
