@@ -285,6 +285,7 @@ def test_a_superseded_key_may_go_when_its_certificate_has_ended():
         Choice("late"),
         Choice("refused by the hub", "often"),
         Choice("no such thing"),
+        Choice("stale", "no such thing"),
     ],
 )
 def test_what_cannot_happen_is_told(choice):
@@ -611,6 +612,9 @@ def test_a_budget_that_is_spent_stands_for_one_that_is_spent_more_than_once():
     assert once.snapshot.budget.spent == 0
     many = happen(world, Choice("answer", "SubmitRegistration", "unsent, of many")).world
     assert many.snapshot.budget.spent == 1
+    again = relive((*HAPPY[:2], Choice("answer", "SubmitRegistration", "unsent, of many")))
+    assert again.records[-1].event.unsent
+    assert again.world.snapshot.budget.spent == 0
     fresh = with_snapshot(world, budget=Budget())
     with pytest.raises(Impossible):
         happen(fresh, Choice("answer", "SubmitRegistration", "unsent, of many"))
