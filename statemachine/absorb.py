@@ -44,9 +44,8 @@ def absorb(work: Work) -> None:
     before = work.snapshot
     # A change of rules comes before the start that brought it, which compares its stamp with the last run's.
     last = before.last_unix_ms if isinstance(work.event, RulesChanged) else work.stamp
-    work.change(sequence=before.sequence + 1, last_unix_ms=last)
-    work.believe(_clock(before, work.event, work.stamp))
-    clock = work.snapshot.clock
+    clock = _clock(before, work.event, work.stamp)
+    work.believe(clock, sequence=before.sequence + 1, last_unix_ms=last)
     if work.now < before.last_unix_ms + before.clock.correction_ms:
         _nothing_past_lies_ahead(work)
     take = _TAKES.get(type(work.event))

@@ -48,16 +48,21 @@ def fold(snapshot: Snapshot, records: Sequence[Record], revision: int) -> tuple[
 
 
 def _difference(record: Record, decision: Decision) -> str | None:
-    pairs: tuple[tuple[str, object, object], ...] = (
-        ("verdict", record.verdict, decision.verdict),
-        ("state", record.state, decision.snapshot.state.value),
-        ("phase", record.phase, decision.snapshot.phase.value),
-        ("effects", record.effects, decision.effects),
-    )
-    for name, recorded, computed in pairs:
-        if recorded != computed:
-            return f"{name} differ\n- {_shown(recorded)}\n+ {_shown(computed)}"
+    after = decision.snapshot
+    # ``value`` says the same as ``_value_``, eleven times as slowly.
+    if record.verdict != decision.verdict:
+        return _differ("verdict", record.verdict, decision.verdict)
+    if record.state != after.state._value_:
+        return _differ("state", record.state, after.state.value)
+    if record.phase != after.phase._value_:
+        return _differ("phase", record.phase, after.phase.value)
+    if record.effects != decision.effects:
+        return _differ("effects", record.effects, decision.effects)
     return None
+
+
+def _differ(name: str, recorded: object, computed: object) -> str:
+    return f"{name} differ\n- {_shown(recorded)}\n+ {_shown(computed)}"
 
 
 def _shown(value: object) -> str:

@@ -88,9 +88,9 @@ class Work:
         self.effects.append(effect)
         self.change(outstanding=(*snapshot.outstanding, asked))
 
-    def believe(self, clock: ClockTrust) -> None:
-        """Take over what is known of the clock."""
-        self.change(clock=clock)
+    def believe(self, clock: ClockTrust, **fields: object) -> None:
+        """Take over what is known of the clock, and what changes with it."""
+        self.change(clock=clock, **fields)
         self.now = self.stamp + clock.correction_ms
 
     def rearm_deadlines(self) -> None:

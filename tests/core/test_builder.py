@@ -1,7 +1,6 @@
 """A wrong row is found when the tables are built, by name, not when a device meets it."""
 
 import pytest
-from transitions import MachineError
 
 from statemachine import table
 from statemachine.errors import TableMistake
@@ -114,12 +113,16 @@ def test_the_first_row_whose_guard_holds_is_taken():
     assert work.state is State.RENEWING
 
 
-def test_an_event_that_no_row_knows_is_an_error_of_the_library():
-    """The machine asks its own index first, so this never happens in a step."""
+def test_where_an_event_has_no_row_nothing_is_taken():
+    """Whether that may be so is for the builder to say, which wants each pair answered or ignored."""
     table = built([row()])
-    work = Work(Snapshot(state=State.RENEWING), HoldRequested(hold=True, uid=0), 0)
-    with pytest.raises(MachineError):
-        table.machine.events[HELD].trigger(work, [])
+    before = Snapshot(state=State.RENEWING)
+    work = Work(before, HoldRequested(hold=True, uid=0), 0)
+    taken = []
+    assert not table.machine.events[HELD].trigger(work, taken)
+    assert taken == []
+    assert work.snapshot is before
+    assert work.state is State.RENEWING
 
 
 def test_the_library_invents_nothing():
@@ -127,10 +130,10 @@ def test_the_library_invents_nothing():
     for compiled in (LIFECYCLE, ATTEMPT):
         assert {key for _, key in compiled.rows} == set(compiled.machine.events)
     taken_by = LIFECYCLE.machine.events[on(RenewRequested)].transitions[State.UNPROVISIONED.name]
-    assert [after.__name__ for after in taken_by[0].after] == ["nothing"]
+    assert [after.__name__ for after in taken_by[0].after] == []
     held = LIFECYCLE.machine.events[HELD].transitions[State.REPROVISIONING.name]
     assert [one.conditions[0].func.__name__ for one in held[:1]] == ["resting"]
-    assert [one.after[0].__name__ for one in held] == ["release", "nothing"]
+    assert [[after.__name__ for after in one.after] for one in held] == [["release"], []]
 
 
 def test_every_row_of_the_tables_has_a_sentence_for_people():
