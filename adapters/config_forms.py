@@ -7,7 +7,6 @@ is said by its row.
 import base64
 import binascii
 import datetime
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -366,4 +365,6 @@ def _kind(value: object) -> str:
 
 def nearest_of(word: str, known: Iterable[str]) -> str:
     """The valid name most like ``word``, or nothing."""
+    import difflib  # only a mistake should cost its memory
+
     return next(iter(difflib.get_close_matches(word[:80].lower(), list(known), n=1)), "")

@@ -3,8 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 
 import trio
 from msgspec import structs
@@ -17,6 +15,7 @@ from adapters.driven.files import read_file
 from adapters.driven.journal_file import ACTIVE, Meter, open_journal
 from adapters.errors import StoreUnavailable
 from adapters.paths import Paths
+from adapters.release import BUILD_UNIX_MS, VERSION
 from adapters.restore import restore_history
 from adapters.runtime import Opened
 from adapters.whoami import identify, machine_hash
@@ -27,8 +26,6 @@ from statemachine.replay import restore
 from statemachine.settings import Configuration
 from statemachine.snapshot import Snapshot
 
-BUILD_UNIX_MS = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
-"Date of this release: no clock can truly be earlier."
 MAX_JOURNAL_BYTES = 64 * 1024 * 1024
 "Of one file, far beyond any that is written."
 
@@ -142,7 +139,7 @@ class Opener:
     def header(self) -> Header:
         return Header(
             rules_revision=RULES_REVISION,
-            software_version=version("identityd"),
+            software_version=VERSION,
             machine=machine_hash(),
             device=self._identity.policy.registration_id,
             epoch=1,
@@ -158,7 +155,7 @@ class Opener:
             inventory=self._inventory,
             build_unix_ms=BUILD_UNIX_MS,
             rules_revision=RULES_REVISION,
-            software_version=version("identityd"),
+            software_version=VERSION,
             kernel_synchronised=self._clock.kernel_synchronised(),
             foreign_machine=foreign_machine,
             degraded=(*self._store.repairs, *notes),

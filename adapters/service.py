@@ -10,6 +10,7 @@ import trio
 
 from adapters import config, logs
 from adapters.driven import configured
+from adapters.driven.allocator import share_one_arena
 from adapters.driven.certificates.embedded import EmbeddedCertificates
 from adapters.driven.certificates.preloaded import preloaded_notes
 from adapters.driven.clock import SystemChance, SystemClock, SystemClockChanges
@@ -63,6 +64,7 @@ log = logging.getLogger("identityd")
 
 def main(*, root: str | None, metrics_file: str | None = None) -> int:
     """Serve until asked to stop. Raises ConfigurationInvalid, AlreadyRunning, StoreUnavailable."""
+    share_one_arena()
     lines = logs.install(os.environ)
     paths = service_paths(root)
     with InstanceLock(paths.state_dir):

@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Literal, NamedTuple
 
 from statemachine import attempt, table
@@ -59,6 +60,12 @@ _GOOD = frozenset(
 
 def digest_of(packed: bytes) -> bytes:
     return hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
+
+
+def split(digests: bytes) -> Iterator[bytes]:
+    """Digests that stand one after another."""
+    for start in range(0, len(digests), DIGEST_BYTES):
+        yield digests[start : start + DIGEST_BYTES]
 
 
 # --- what must hold of worlds --------------------------------------------------------------------------
@@ -124,8 +131,12 @@ WORLD_LAWS: tuple[WorldLaw, ...] = (
 # --- liveness ------------------------------------------------------------------------------------------
 
 
+@cache
 def good(choice: Choice) -> bool:
-    """It belongs to a run under a fair cloud, a store that works and a clock that becomes right."""
+    """It belongs to a run under a fair cloud, a store that works and a clock that becomes right.
+
+    Asked at every step; there are some two hundred choices.
+    """
     match choice:
         case Choice("answer", what, how):
             return (what, how) in _GOOD
@@ -198,8 +209,8 @@ class Graph(NamedTuple):
     "Digests, one after another."
     arrived: "array[int]"
     excused: "array[int]"
-    digests: tuple[bytes, ...]
-    "In the order of the worlds' places."
+    digests: bytes
+    "The same of its worlds, in the order of their places."
 
 
 POSITIONS: tuple[tuple[State, Phase], ...] = tuple(
@@ -309,7 +320,7 @@ class Part:
 
     def graph(self) -> "Graph":
         """For liveness."""
-        return Graph(self._from, bytes(self._to), self._arrived, self._excused, tuple(self._places))
+        return Graph(self._from, bytes(self._to), self._arrived, self._excused, b"".join(self._places))
 
     def _file(self, offer: Offer) -> None:
         if offer.digest in self._places:
@@ -488,14 +499,14 @@ def traps(graphs: Sequence[Graph]) -> tuple[int, ...]:
     """
     numbers: dict[bytes, int] = {}
     for index, graph in enumerate(graphs):
-        numbers.update((one, index + len(graphs) * place) for place, one in enumerate(graph.digests))
+        numbers.update((one, index + len(graphs) * place) for place, one in enumerate(split(graph.digests)))
     into: dict[int, list[int]] = {}
     reached: set[int] = set()
     for graph in graphs:
         reached.update(graph.arrived)
         reached.update(graph.excused)
-        for place, source in enumerate(graph.sources):
-            target = numbers[graph.targets[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]]
+        for source, digest in zip(graph.sources, split(graph.targets), strict=True):
+            target = numbers[digest]
             if source != target:
                 into.setdefault(target, []).append(source)
     todo = list(reached)

@@ -9,7 +9,7 @@ from adapters.checks.outcome import Finding, Outcome, failed, judged, ok, warned
 from adapters.checks.subject import Subject, split_host
 from adapters.driven.clock import SystemClock
 from adapters.errors import bounded
-from adapters.opening import BUILD_UNIX_MS
+from adapters.release import BUILD_UNIX_MS
 
 WITHIN_S = 5.0
 WORST_OFFSET_S = 10.0

@@ -1,14 +1,13 @@
 """Whether the software is the one that is expected."""
 
-from importlib.metadata import version
-
 from adapters.checks.outcome import Outcome, ignored, ok, warned
 from adapters.checks.subject import Subject
+from adapters.release import VERSION
 
 
 def up_to_date(subject: Subject) -> Outcome:
     """Against the option only: nobody publishes this program's latest version at a known place."""
-    actual, expected = version("identityd"), subject.options.expected_version
+    actual, expected = VERSION, subject.options.expected_version
     if expected is None:
         return ignored(
             "no place says which version is the latest; name one with --expected-aziot-version",

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from adapters.release import VERSION
+
 N = TypeVar("N", int, float)
 
 WAIT_S = 330.0
@@ -580,9 +582,7 @@ IOTEDGE: Sequence[Command] = (_REPROVISION._replace(example="sudo iotedge system
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version  # 20 ms that only this option should cost
-
-        print(f"{parser.prog} {version('identityd')}")
+        print(f"{parser.prog} {VERSION}")
         parser.exit()
 
 

@@ -12,7 +12,6 @@ import tarfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from importlib.metadata import version
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -30,6 +29,7 @@ from adapters.config_redacted import redacted_files
 from adapters.errors import bounded
 from adapters.journal_copy import copy_journal, learn, pseudonymise_json
 from adapters.pseudonyms import Pseudonyms
+from adapters.release import VERSION
 from statemachine.errors import JournalUnreadable
 from statemachine.explain import story
 from statemachine.journal import read
@@ -193,7 +193,7 @@ def _status(subject: Subject) -> tuple[Status | None, str]:
 def _about(subject: Subject, pseudonymised: bool, notes: list[str]) -> dict[str, object]:
     return {
         "created": rfc3339(subject.now_unix_ms),
-        "software_version": version("identityd"),
+        "software_version": VERSION,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "running": sorted(subject.running),

@@ -69,11 +69,13 @@ def measure_memory(device: Device) -> list[Measure]:
 
 
 def measure_growth(device: Device, renewals: int) -> list[Measure]:
-    """Registers ``renewals`` times more."""
+    """Registers ``renewals`` times more; at rest before and after."""
     assert device.process is not None
+    time.sleep(SETTLE_S)
     before = resident_mib(device.process.pid)
     for _ in range(renewals):
         device.attempt("renew")
+    time.sleep(SETTLE_S)
     after = resident_mib(device.process.pid)
     return [
         Measure(

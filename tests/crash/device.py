@@ -27,8 +27,9 @@ from adapters.driven.timers import TrioTimers
 from adapters.fakes.clock import SeededChance, VirtualClock
 from adapters.fakes.module_keys import FakeModuleKeys
 from adapters.fakes.peer import Asked
-from adapters.opening import BUILD_UNIX_MS, Opener, keep_last_good, provisional
+from adapters.opening import Opener, keep_last_good, provisional
 from adapters.paths import Paths, paths_below
+from adapters.release import BUILD_UNIX_MS
 from adapters.runtime import Opened, Ports, Runtime
 from statemachine.effects import CommitCredential
 from statemachine.events import CredentialCommitFailed, CredentialCommitted

@@ -16,9 +16,9 @@ import argparse
 import json
 import re
 import socket
+import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -262,7 +262,9 @@ def _texts(value: object, name: str = "") -> Iterator[str]:
 
 
 def version_of(source: Path) -> str:
-    return str(tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"])
+    """As its build would have it: pyproject.toml of older ones says it, later ones name where it stands."""
+    asked = [sys.executable, "-m", "hatchling", "version"]
+    return subprocess.run(asked, cwd=source, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def record(name: str) -> list[tuple[str, bytes]]:

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from adapters.release import VERSION
 from statemachine.journal import FORMAT, AnyLine
 from statemachine.machine import RULES_REVISION
-from tests.service.device import REPOSITORY
 
 HERE = Path(__file__).parent
 
@@ -148,9 +148,7 @@ def kept() -> dict[str, Json]:
 
 
 def main() -> int:
-    from tests.journals.record import version_of
-
-    path = HERE / f"recorded-{version_of(REPOSITORY)}" / "schema.json"
+    path = HERE / f"recorded-{VERSION}" / "schema.json"
     if path.exists():
         print(f"{path.parent.name}: kept")
         return 0
