@@ -50,6 +50,7 @@ from statemachine.events import (
     RenewRequested,
     ReprovisionRequested,
 )
+from statemachine.journal import sequence_of
 
 HEARTBEAT_S = 15.0
 MAX_SEQUENCE = 2**63 - 1
@@ -75,13 +76,6 @@ NAMELESS = "unprovisioned"
 "What a device is called that has no name yet."
 
 
-class _Line(Struct, frozen=True):
-    """As much of a journal line as its way to a reader depends on."""
-
-    type: str
-    sequence: int = 0
-
-
 class Purge(Struct, frozen=True):
     """The body of ``POST /v1/purge``. Unknown members are ignored."""
 
@@ -89,7 +83,6 @@ class Purge(Struct, frozen=True):
 
 
 _json = msgspec.json.Encoder()
-_lines = msgspec.json.Decoder(_Line)
 _purge = msgspec.json.Decoder(Purge)
 
 
@@ -217,7 +210,8 @@ async def event_lines(lifecycle: Lifecycle, start: int) -> AsyncIterator[bytes]:
         stored = lifecycle.lines_from(start)
         try:
             async for line in stored:
-                if (sequence := _sequence_of(line)) > last:
+                # Heads of files are not history.
+                if (sequence := sequence_of(line) or 0) > last:
                     last = sequence
                     yield _terminated(line)
         except StoreUnavailable as exc:
@@ -237,15 +231,9 @@ async def event_lines(lifecycle: Lifecycle, start: int) -> AsyncIterator[bytes]:
                     return
             if not line:
                 yield _heartbeat(last)
-            elif (sequence := _sequence_of(line)) > last:
+            elif (sequence := sequence_of(line) or 0) > last:
                 last = sequence
                 yield _terminated(line)
-
-
-def _sequence_of(line: bytes) -> int:
-    """0 for a line that is no record: heads of files are not history."""
-    head = _lines.decode(line)
-    return head.sequence if head.type == "record" else 0
 
 
 def _terminated(line: bytes) -> bytes:
