@@ -216,9 +216,9 @@ def _looks(items: Sequence[pytest.Item], *, measured: bool) -> dict[str, dict[st
     pairs: set[tuple[str, str]] = set()
     run = machine._run
 
-    def listening(compiled, work, position, key, *others):
-        pairs.add((position.name, key))
-        return run(compiled, work, position, key, *others)
+    def listening(compiled, work, key, taken):
+        pairs.add((getattr(work, compiled.machine.model_attribute).name, key))
+        return run(compiled, work, key, taken)
 
     if measured:
         machine._run = listening
