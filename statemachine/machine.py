@@ -58,7 +58,7 @@ class BareTransition(Transition):
     """
 
     def __init__(self, *as_usual: Any, row: Row[Any]) -> None:  # noqa: ANN401 - the library's own arguments
-        super().__init__(*as_usual)
+        Transition.__init__(self, *as_usual)
         self.row = row
 
     def execute(self, event_data: EventData) -> bool:

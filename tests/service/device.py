@@ -16,7 +16,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from statemachine.journal import Reading, read
 from tests.service.forks import Forked, ForkServer
+from tests.service.told import Told
 
 WITHIN_S = 60.0
 REPOSITORY = Path(__file__).parents[2]
@@ -118,51 +118,36 @@ class Process:
             with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
                 stdin.write(json.dumps(asked | dict(peculiar)).encode() + b"\n")
         self.pid = self._process.pid
-        self.lines: list[str] = []
-        self._ended = False
-        self._told = threading.Condition()
-        self._reader = threading.Thread(target=self._collect, daemon=True)
-        self._reader.start()
-
-    def _collect(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as output:
-            for raw in output:
-                with self._told:
-                    self.lines.append(raw.decode(errors="replace").rstrip("\n"))
-                    self._told.notify_all()
-        with self._told:
-            self._ended = True
-            self._told.notify_all()
+        self._told = Told(self._process.stdout)
+
+    @property
+    def lines(self) -> list[str]:
+        return self._told.lines
 
     @property
     def log(self) -> str:
-        return "\n".join(self.lines)
+        return self._told.text
 
     def until_line(self, *texts: str, within_s: float = WITHIN_S) -> str:
         """The first line that holds one of these."""
-        deadline = time.monotonic() + within_s
-        seen = 0
-        with self._told:
-            while True:
-                for line in self.lines[seen:]:
-                    if any(text in line for text in texts):
-                        return line
-                seen = len(self.lines)
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    raise AssertionError(f"no line with {' or '.join(texts)} in:\n{self.log}")
-                self._told.wait(left)
+        place = 0
+
+        def come() -> bool:
+            nonlocal place
+            while place < len(self.lines):
+                if any(text in self.lines[place] for text in texts):
+                    return True
+                place += 1
+            return False
+
+        if not self._told.until(come, time.monotonic() + within_s):
+            raise AssertionError(f"no line with {' or '.join(texts)} in:\n{self.log}")
+        return self.lines[place]
 
     def until_more_than(self, lines: int, deadline: float) -> bool:
         """Whether another line came before that instant of time.monotonic()."""
-        with self._told:
-            while len(self.lines) <= lines:
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    return False
-                self._told.wait(left)
-        return True
+        return self._told.until(lambda: len(self.lines) > lines, deadline)
 
     @property
     def running(self) -> bool:
@@ -187,7 +172,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise AssertionError(f"still running after {within_s} s:\n{self.log}") from None
-        self._reader.join(within_s)
+        self._told.wait(within_s)
         return status
 
 

@@ -16,13 +16,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.service.device import REPOSITORY, WITHIN_S
+from tests.service.told import Told
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 TYPED = Path(__file__).with_name("typed.py")
@@ -111,35 +111,20 @@ class Running:
 
     def __init__(self, what: str, process: "subprocess.Popen[bytes]") -> None:
         self.what, self._process = what, process
-        self.lines: list[str] = []
+        assert process.stdout is not None
+        self._told = Told(process.stdout)
         self.ends: int | None = None
         "Its exit status, once that was asked for."
-        self._ended = False
-        self._told = threading.Condition()
-        self._reader = threading.Thread(target=self._collect, daemon=True)
-        self._reader.start()
 
-    def _collect(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as output:
-            for raw in output:
-                with self._told:
-                    self.lines.append(raw.decode(errors="replace").rstrip("\n"))
-                    self._told.notify_all()
-        with self._told:
-            self._ended = True
-            self._told.notify_all()
+    @property
+    def printed(self) -> str:
+        return self._told.text
 
     def until(self, wanted: Callable[[str], object]) -> str:
         """What it has printed, as soon as that is wanted."""
-        deadline = time.monotonic() + WITHIN_S
-        with self._told:
-            while not wanted("\n".join(self.lines)):
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    raise AssertionError(f"{self.what}: it never came:\n" + "\n".join(self.lines))
-                self._told.wait(left)
-            return "\n".join(self.lines)
+        if not self._told.until(lambda: wanted(self.printed), time.monotonic() + WITHIN_S):
+            raise AssertionError(f"{self.what}: it never came:\n{self.printed}")
+        return self.printed
 
     @property
     def alive(self) -> bool:
@@ -153,8 +138,8 @@ class Running:
             self.ends = self._process.wait(WITHIN_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise AssertionError(f"{self.what}: still running\n" + "\n".join(self.lines)) from None
-        self._reader.join(WITHIN_S)
+            raise AssertionError(f"{self.what}: still running\n{self.printed}") from None
+        self._told.wait(WITHIN_S)
         return self.ends
 
 
@@ -221,7 +206,7 @@ class Reader:
         expected = self.here(block.text)
 
         def printed() -> str:
-            return "\n".join(one if isinstance(one, str) else "\n".join(one.lines) for one in self._last)
+            return "\n".join(one if isinstance(one, str) else one.printed for one in self._last)
 
         for one in self._last:
             if isinstance(one, Running) and one.alive:
@@ -292,7 +277,7 @@ class Reader:
         for running in self.running:
             if running.what == what and running.alive:
                 status = running.end(number)
-                assert status in (0, 130), f"{what}: exit status {status}\n" + "\n".join(running.lines)
+                assert status in (0, 130), f"{what}: exit status {status}\n{running.printed}"
 
     def _gone(self, what: str, status: int) -> None:
         """It ends, having been told to by other means."""
