@@ -72,6 +72,16 @@ def test_a_wrong_clock_that_goes_back_leaves_nothing_in_the_future_either():
     assert world.snapshot.budget.since_unix_ms == world.now + BEHIND.offset_ms
 
 
+def test_a_time_that_turns_out_to_be_earlier_leaves_nothing_in_the_future_either():
+    """Nobody set the clock: what was believed of it was wrong, so the best known time goes back."""
+    world = provisioned()
+    world.snapshot = structs.replace(
+        world.snapshot, clock=BEHIND, reprovisioned_unix_ms=world.now + BEHIND.offset_ms
+    )
+    world.take(ClockObserved(kernel_synchronised=True))
+    assert world.snapshot.reprovisioned_unix_ms == world.now
+
+
 def test_trust_alone_arms_every_deadline_again():
     """Nothing was wrong with the clock, as it turns out; what was not believed counts from now on."""
     world = provisioned()
