@@ -8,14 +8,15 @@ import gc
 import multiprocessing
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from msgspec import Struct
 
-from statemachine.environment import Choice
+from statemachine.environment import SORTS, Choice, Sort
 from statemachine.explore import LIVENESS, Facts, Found, Graph, Part, path, traps
 from statemachine.states import Phase, State
 
@@ -44,12 +45,19 @@ class Outcome(Struct, frozen=True, kw_only=True):
     found: tuple[tuple[Found, tuple[Choice, ...]], ...]
     "What does not hold, and how to get there; empty when everything does."
     trapped: int
+    sorts: tuple[Sort, ...]
+    "Of the surprises that were followed."
 
 
-def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outcome:
-    """All of it. ``most`` bounds the worlds; what is left then was not looked at, and ``closed`` is False."""
+def explore(
+    surprises: int, *, jobs: int, most: int | None, tell: Tell, sorts: Collection[Sort] = SORTS
+) -> Outcome:
+    """All of it. ``most`` bounds the worlds; what is left then was not looked at, and ``closed`` is False.
+
+    ``sorts``: surprises of no other sort are followed.
+    """
     began = time.monotonic()
-    with _crew(surprises, jobs) as crew:
+    with _crew(partial(Part, surprises=surprises, sorts=sorts), jobs) as crew:
         closed = crew.search(most, tell)
         facts = crew.facts()
         found = [one for part in facts for one in part.found]
@@ -67,6 +75,7 @@ def explore(surprises: int, *, jobs: int, most: int | None, tell: Tell) -> Outco
             visited=frozenset().union(*(part.visited for part in facts)),
             found=tuple((one, path(crew.origin, one.world)) for one in found),
             trapped=len(trapped),
+            sorts=tuple(sorts),
         )
 
 
@@ -160,14 +169,14 @@ class _Crew:
 
 
 @contextmanager
-def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
+def _crew(part: Callable[..., Part], jobs: int) -> Iterator[_Crew]:
     """Forked, so that every part decides by the tables of this process, also where a test changed them."""
     context = multiprocessing.get_context("fork")
     pipes, workers = [], []
     for index in range(jobs):
         ours, theirs = context.Pipe()
         pipes.append(ours)
-        arguments = (theirs, tuple(pipes), surprises, index, jobs)
+        arguments = (theirs, tuple(pipes), partial(part, index=index, parts=jobs))
         worker = context.Process(target=_work, args=arguments, daemon=True)
         worker.start()
         theirs.close()
@@ -181,17 +190,15 @@ def _crew(surprises: int, jobs: int) -> Iterator[_Crew]:
             worker.join()
 
 
-def _work(
-    pipe: Connection, inherited: tuple[Connection, ...], surprises: int, index: int, parts: int
-) -> None:
+def _work(pipe: Connection, inherited: tuple[Connection, ...], making: Callable[[], Part]) -> None:
     """One part, told what to do next; ends when nobody is there any more."""
     for other in inherited:
         # The other ends came along; held here, they would keep workers waiting for a parent that is gone.
         other.close()
     # Nothing here makes cycles, and millions of worlds would be looked through for them again and again.
     gc.disable()
-    part = Part(surprises=surprises, index=index, parts=parts)
-    if index == 0:
+    part = making()
+    if part.index == 0:
         part.begin()
     while True:
         try:

@@ -10,7 +10,7 @@ over validated TLS is true, and a kernel says that it is synchronised only when 
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from msgspec import Struct, structs
 
@@ -317,6 +317,41 @@ def rare(world: World) -> Iterator[Choice]:
             if error:
                 yield Choice("clock set", name)
             yield Choice("clock set", name, "later")
+
+
+Sort = Literal["answer", "kill", "clock", "command", "configuration", "loss", "refusal"]
+
+SORTS: tuple[Sort, ...] = get_args(Sort)
+
+_SORTS: dict[str, Sort] = {
+    "answer": "answer",
+    "reprovision": "command",
+    "renew": "command",
+    "hold": "command",
+    "purge": "command",
+    "configured": "configuration",
+    "clock set": "clock",
+    "clock confirmed": "clock",
+    "first start": "clock",
+    "refused by the hub": "refusal",
+    "lost": "loss",
+}
+_SORTS_OF_STARTS: dict[str, Sort] = {
+    "at once": "kill",
+    "effects done": "kill",
+    "clock": "clock",
+    "clock confirmed": "clock",
+    "configured": "configuration",
+    "another machine": "loss",
+    "store empty": "loss",
+    "another store": "loss",
+    "journal lost": "loss",
+}
+
+
+def sort_of(choice: Choice) -> Sort:
+    """What kind of surprise it is. A start that meets another world is what made it another."""
+    return _SORTS_OF_STARTS[choice.what] if choice.kind.startswith("restart") else _SORTS[choice.kind]
 
 
 def _restarts(world: World) -> Iterator[Choice]:

@@ -13,7 +13,7 @@ what they find. One alone is the whole search.
 import hashlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Literal, NamedTuple
@@ -24,14 +24,17 @@ from statemachine.environment import (
     ASIDE,
     MAY_CHANGE,
     NOW,
+    SORTS,
     STALE,
     Choice,
     Happened,
     Impossible,
+    Sort,
     World,
     common,
     happen,
     rare,
+    sort_of,
 )
 from statemachine.explain import status_of
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
@@ -235,8 +238,12 @@ _ROWS: dict[int, tuple[str, int]] = {
 class Part:
     """The worlds whose digest falls to one of ``parts``. Worlds are numbered ``index + parts * place``."""
 
-    def __init__(self, *, surprises: int, index: int = 0, parts: int = 1) -> None:
+    def __init__(
+        self, *, surprises: int, sorts: Collection[Sort] = SORTS, index: int = 0, parts: int = 1
+    ) -> None:
         self.index, self.parts, self.surprises = index, parts, surprises
+        self._sorts = frozenset(sorts)
+        "Of the surprises that are followed."
         self.level = 0
         self.outbox: list[list[Offer]] = [[] for _ in range(parts)]
         self.found: list[Found] = []
@@ -271,7 +278,7 @@ class Part:
         start = World()
         for choice in common(start):
             self._follow(NOBODY, choice, start, 0)
-        for choice in rare(start):
+        for choice in self._followed(start):
             self._follow(NOBODY, choice, start, 1)
 
     def take(self, offers: Iterable[Offer]) -> None:
@@ -350,7 +357,7 @@ class Part:
         for choice, after in passings(world):
             self._lead(number, choice, after, 0)
         if self.level < self.surprises:
-            for choice in rare(world):
+            for choice in self._followed(world):
                 self._follow(number, choice, world, 1)
         situation = _situation(world)
         if situation not in self._looked_ahead:
@@ -361,6 +368,9 @@ class Part:
         if (situation, armed) not in self._looked_aside:
             self._looked_aside.add((situation, armed))
             self._look_aside(number, world)
+
+    def _followed(self, world: World) -> Iterator[Choice]:
+        return (choice for choice in rare(world) if sort_of(choice) in self._sorts)
 
     def _look_aside(self, number: int, world: World) -> None:
         for choice in (*STALE, *ASIDE):

@@ -112,8 +112,7 @@ def canonical(world: World, before: World | None = None) -> World:
         same_names = len(numbers) == was.newest_generation and all(map(eq, numbers, numbers.values()))
         if same_time and same_names:
             old = was
-    held = snapshot.bundle.sha256 if snapshot.bundle is not None else ""
-    same_bundle = held in ("", "b1")
+    same_bundle = _held(snapshot) == _held(old)
     credential = (
         old.credential
         if snapshot.credential is old.credential
@@ -182,6 +181,11 @@ def canonical(world: World, before: World | None = None) -> World:
             None if late.stored is None else _stored(late.stored, snapshot, seen, numbers),
         ),
     )
+
+
+def _held(snapshot: Snapshot) -> str:
+    """Against it other bundles are told apart."""
+    return "" if snapshot.bundle is None else snapshot.bundle.sha256
 
 
 _NOTHING = Snapshot(refusals=Refusals(count=-1), budget=Budget(spent=-1))
@@ -315,7 +319,7 @@ def _credential(credential: Credential | None, seen: _Seen, numbers: dict[int, i
 def _stored(
     stored: StoredCredential, snapshot: Snapshot, seen: _Seen, numbers: dict[int, int]
 ) -> StoredCredential:
-    held = "" if snapshot.bundle is None else snapshot.bundle.sha256
+    held = _held(snapshot)
     generation = numbers[stored.generation]
     issued = stored.source == "issued"
     begins = _begins(stored.not_before_unix_ms, stored.not_after_unix_ms, seen, generation) if issued else 0
@@ -335,7 +339,7 @@ def _candidate(snapshot: Snapshot, seen: _Seen, numbers: dict[int, int]) -> Cand
     if candidate is None:
         return None
     proving = snapshot.phase is Phase.PROVING
-    bundle, held = candidate.bundle, "" if snapshot.bundle is None else snapshot.bundle.sha256
+    bundle, held = candidate.bundle, _held(snapshot)
     generation, chain = numbers[candidate.generation], candidate.chain
     if chain is not None:
         begins = _begins(chain.not_before_unix_ms, chain.not_after_unix_ms, seen, generation)

@@ -81,6 +81,11 @@ def _explore(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     about = "how much may go otherwise than it commonly does (default %(default)s: minutes)"
     option("--surprises", type=_few, default=1, metavar="N", help=about)
+    about = (
+        "follow surprises of these sorts alone (default: all): answer, kill, clock, command, configuration, "
+        "loss, refusal"
+    )
+    option("--only", default="", metavar="SORT,...", help=about)
     option("--jobs", type=_jobs, metavar="N", help="processes side by side (default: one for each processor)")
     about = "give up beyond so many worlds (default: no bound; a million takes about 2 GiB)"
     option("--most", type=_sequence, metavar="N", help=about)

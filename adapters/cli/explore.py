@@ -12,7 +12,7 @@ from adapters.cli.failure import DONE, NO, USAGE, CommandFailed
 from adapters.exploring import Outcome, explore
 from statemachine import attempt, table
 from statemachine.counterexample import Lived, journal_of, relive, shortest
-from statemachine.environment import Choice
+from statemachine.environment import SORTS, Choice, Sort
 from statemachine.explore import LIVENESS, POSITIONS, WORLD_LAWS, Found
 from statemachine.invariants import STATE_LAWS, STEP_LAWS
 from statemachine.rows import EVENT_KEYS, Row
@@ -25,7 +25,8 @@ PREFIX = "identityd-counterexample-"
 def main(args: Namespace) -> int:
     """0 when all of it holds everywhere; 1 with the shortest way to where it does not."""
     jobs = args.jobs or os.cpu_count() or 1
-    outcome = explore(args.surprises, jobs=jobs, most=args.most, tell=_tell)
+    sorts = _sorts(args.only)
+    outcome = explore(args.surprises, jobs=jobs, most=args.most, tell=_tell, sorts=sorts)
     if args.json:
         print(msgspec.json.encode(_facts(outcome)).decode())
     else:
@@ -39,6 +40,14 @@ def main(args: Namespace) -> int:
     return DONE
 
 
+def _sorts(words: str) -> tuple[Sort, ...]:
+    asked = {word.strip() for word in words.split(",") if word.strip()}
+    wrong = sorted(asked - set(SORTS))
+    if wrong:
+        raise CommandFailed(f"--only: no surprise is a {wrong[0]!r}; there are {', '.join(SORTS)}", USAGE)
+    return tuple(sort for sort in SORTS if sort in asked or not asked)
+
+
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -46,6 +55,7 @@ def _tell(line: str) -> None:
 def _facts(outcome: Outcome) -> dict[str, object]:
     return {
         "closed": outcome.closed,
+        "surprises_followed": outcome.sorts,
         "worlds": outcome.worlds,
         "worlds_by_surprises": outcome.by_surprises,
         "steps": outcome.steps,
@@ -83,6 +93,8 @@ def _print(outcome: Outcome) -> None:
     facts = _facts(outcome)
     counts = ", ".join(f"{count} more with {n}" for n, count in enumerate(outcome.by_surprises) if n)
     first = outcome.by_surprises[0]
+    if outcome.sorts != SORTS:
+        print(f"surprises followed: {', '.join(outcome.sorts)}; no others")
     print(f"worlds: {outcome.worlds} ({first} without a surprise{', ' if counts else ''}{counts})")
     print(f"steps: {outcome.steps}, each by the real tables, in {outcome.seconds:.0f} s")
     print("closed: nothing is left to look at" if outcome.closed else "not closed: it ended early")

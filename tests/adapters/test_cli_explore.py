@@ -7,7 +7,7 @@ import pytest
 
 from adapters.__main__ import identityd
 from statemachine import explore, machine, table
-from statemachine.environment import Choice
+from statemachine.environment import SORTS, Choice
 from statemachine.machine import build
 from statemachine.replay import replay_files
 from statemachine.states import State
@@ -56,6 +56,35 @@ def test_a_closed_search_without_a_find_is_the_claim(capsys, nothing_ever_happen
     status, out, _ = run(capsys, "--surprises", "1", "--jobs", "1", "--json")
     assert status == 0
     assert msgspec.json.decode(out)["worlds_by_surprises"] == [1, 0]
+
+
+def test_surprises_of_some_sorts_alone(capsys, nothing_ever_happens, monkeypatch):
+    """A device that stays at its first start, and what might go otherwise there: a command, and a kill."""
+    monkeypatch.setattr(explore, "arrived", lambda snapshot: True)
+    restart, renew = Choice("restart", "another machine"), Choice("reprovision", "operator")
+    monkeypatch.setattr(explore, "rare", lambda world: (restart, renew) if world.snapshot.sequence else ())
+    _, out, _ = run(capsys, "--only", "command, refusal", "--jobs", "1", "--json")
+    facts = msgspec.json.decode(out)
+    assert facts["surprises_followed"] == ["command", "refusal"]
+    assert facts["worlds_by_surprises"] == [1, 1]
+    _, out, _ = run(capsys, "--jobs", "1", "--json")
+    facts = msgspec.json.decode(out)
+    assert facts["surprises_followed"] == list(SORTS)
+    assert facts["worlds_by_surprises"] == [1, 2]
+    _, out, _ = run(capsys, "--only", "loss", "--jobs", "1")
+    assert out.startswith("surprises followed: loss; no others\nworlds: 2 (")
+
+
+def test_a_sort_that_does_not_exist_is_told_with_those_that_do(capsys):
+    status, _, err = run(capsys, "--only", "kill,crash")
+    assert status == 2
+    assert "--only: no surprise is a 'crash'; there are answer, kill, clock" in err
+
+
+def test_the_help_names_every_sort(capsys):
+    with pytest.raises(SystemExit):
+        identityd(["explore", "--help"])
+    assert ", ".join(SORTS) in " ".join(capsys.readouterr().out.split())
 
 
 def nothing(work):

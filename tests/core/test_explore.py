@@ -12,6 +12,7 @@ from statemachine.effects import CommitCredential, RetireCredential, StageKey
 from statemachine.environment import (
     CONFIGURATIONS,
     NOW,
+    SORTS,
     Choice,
     Disk,
     Impossible,
@@ -20,6 +21,7 @@ from statemachine.environment import (
     common,
     happen,
     rare,
+    sort_of,
     staged,
 )
 from statemachine.explore import (
@@ -121,6 +123,24 @@ def test_a_level_is_closed_before_the_next_begins():
     assert part.level == 1
     assert len(part) > first
     assert part.facts().by_surprises[1] == len(part) - first
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_only_surprises_of_the_sorts_asked_for_are_followed(sort):
+    part = Part(surprises=1, sorts=[sort])
+    part.begin()
+    part.run(200)
+    assert {sort_of(offer.choice) for offer in part._later.values()} == {sort}
+
+
+def test_whatever_may_surprise_has_a_sort():
+    part = Part(surprises=1)
+    part.begin()
+    part.run(200)
+    assert {sort_of(offer.choice) for offer in part._later.values()} == set(SORTS)
+    # What happened so far was one surprise, so whatever may come next is another.
+    part.next_level()
+    assert {sort_of(one) for _, packed in part._todo for one in rare(unpack(packed))} == set(SORTS)
 
 
 def test_offers_of_a_later_level_wait():

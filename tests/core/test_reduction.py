@@ -154,6 +154,26 @@ def test_a_reduced_world_stands_for_itself_and_survives_as_bytes():
             assert unpack(pack(reduced)) == reduced
 
 
+def test_what_is_taken_over_from_the_world_before_is_as_if_it_were_reduced_anew():
+    """Whatever may happen next, at every step of walks through reduced worlds."""
+    chance = random.Random(3)
+    compared = 0
+    for _ in range(12):
+        world = canonical(happen(World(), Choice("first start", "right")).world)
+        for _ in range(STEPS):
+            nexts = [(choice, happen(world, choice).world) for choice in (*common(world), *rare(world))]
+            for choice, after in nexts:
+                assert canonical(after, world) == canonical(after), choice
+            compared += len(nexts)
+            older = [aged for _, aged in passings(world)]
+            assert [canonical(aged) for aged in older] == older
+            picked = pick(world, chance)
+            world = (
+                chance.choice(older) if older and chance.random() < 0.3 else canonical(dict(nexts)[picked])
+            )
+    assert compared > 10_000
+
+
 READERS = ("guards", "judge", "absorb", "actions", "attempt_actions", "machine", "invariants", "environment")
 
 
