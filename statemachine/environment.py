@@ -123,7 +123,10 @@ CONFIGURATIONS: dict[str, tuple[PolicySettings, str]] = {
 
 
 class Disk(Struct, frozen=True):
-    """What the store holds: the credential its pointer names, and which generations have their key."""
+    """What the store holds: the credential its pointer names, and which generations have their key.
+
+    A configured credential has none of its own, and is complete without.
+    """
 
     current: StoredCredential | None = None
     keys: tuple[int, ...] = ()
@@ -620,7 +623,8 @@ def committed(disk: Disk, stored: StoredCredential) -> Disk | None:
     """None when the staged key is not there any more: nothing is flipped then."""
     if stored.source == "issued" and stored.generation not in disk.keys:
         return None
-    return Disk(stored, disk.keys, disk.taken)
+    whole = _with_key(disk, stored.generation)
+    return Disk(stored, whole.keys, whole.taken)
 
 
 def retired(disk: Disk, effect: RetireCredential) -> Disk:

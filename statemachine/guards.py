@@ -156,10 +156,15 @@ def assignment_outdated(work: Work) -> bool:
 
 
 def refusals_confirmed(work: Work) -> bool:
-    """At least three refusals over at least 15 minutes, and not more often than the interval allows."""
+    """At least three refusals over at least 15 minutes, and not more often than the interval allows.
+
+    Since revision 4 the one at hand is among them: it is about the credential in use, and the time is known.
+    """
     refusals = work.snapshot.refusals
+    counted = about_current(work) and work.snapshot.clock.trusted
     return (
-        refusals.count >= policy.REFUSALS_NEEDED
+        (counted or not work.since(4))
+        and refusals.count >= policy.REFUSALS_NEEDED
         and work.now - refusals.first_unix_ms >= policy.REFUSALS_SPREAD_MS
         and (refusals.driven_unix_ms == 0 or work.now - refusals.driven_unix_ms >= refusals.interval_ms)
     )

@@ -22,7 +22,7 @@ from statemachine.snapshot import Snapshot
 from statemachine.states import Phase, State
 from statemachine.work import Work
 
-RULES_REVISION = 3
+RULES_REVISION = 4
 """Raised when any decision changes; journals name the one in force.
 
 Every revision that ever decided anything still does: the snapshot says which is in force, and guards and

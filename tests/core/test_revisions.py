@@ -23,6 +23,7 @@ from statemachine.events import (
     ConfigurationChanged,
     CredentialProofFailed,
     DeadlinePassed,
+    HubRefusedCredential,
     RegistrationPending,
     RenewRequested,
     RulesChanged,
@@ -261,6 +262,27 @@ def hears_a_late_refusal_where_nobody_knows_the_time(revision):
     return world
 
 
+def hears_last_of_a_credential_it_has_replaced(revision):
+    """Three times within a minute the hub refused what is in use; then it refuses what was in use before."""
+    world = provisioned(rules_revision=revision)
+    generation = world.snapshot.credential.generation
+    for _ in range(3):
+        world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=20 * SECOND)
+    world.take(HubRefusedCredential(generation=generation + 1, code="hub-401"), after_ms=HOUR)
+    return world
+
+
+def is_refused_when_nobody_knows_the_time_any_more(revision):
+    """How long ago the first refusal was cannot be told then."""
+    world = provisioned(rules_revision=revision)
+    generation = world.snapshot.credential.generation
+    for _ in range(3):
+        world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=20 * SECOND)
+    world.take(ClockObserved(kernel_synchronised=False, jump_ms=2 * DAY), after_ms=2 * DAY)
+    world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=HOUR)
+    return world
+
+
 class Change(NamedTuple):
     """Positions, wishes and what more can be told, before and after."""
 
@@ -312,6 +334,18 @@ def refusals_counted(world):
 
 
 CHANGED = (
+    Change(
+        hears_last_of_a_credential_it_has_replaced,
+        (X, Phase.STAGING, ["stage 2"], refusals_counted, 0),
+        (P, IDLE, [], refusals_counted, 3),
+        revision=4,
+    ),
+    Change(
+        is_refused_when_nobody_knows_the_time_any_more,
+        (X, Phase.STAGING, ["stage 2"], refusals_counted, 0),
+        (P, IDLE, [], refusals_counted, 3),
+        revision=4,
+    ),
     Change(
         hears_a_late_refusal_where_nobody_knows_the_time,
         (P, IDLE, [], refusals_counted, 1),
