@@ -161,7 +161,14 @@ def test_a_bundle_under_another_name_outdates_what_dps_assigned(bundle_id, expec
     ],
 )
 def test_refusals_are_believed_by_number_by_spread_and_by_interval(refusals, expected):
-    assert asked(guards.refusals_confirmed, refusals=refusals) is expected
+    event = HubRefusedCredential(generation=ISSUED.generation, code="hub-401")
+    facts = {"event": event, "credential": ISSUED, "refusals": refusals}
+    assert asked(guards.refusals_confirmed, **facts) is expected
+    # What is not counted confirms nothing.
+    other = structs.replace(event, generation=ISSUED.generation + 1)
+    assert not asked(guards.refusals_confirmed, **facts | {"event": other})
+    assert not asked(guards.refusals_confirmed, **facts | {"credential": None})
+    assert not asked(guards.refusals_confirmed, **facts, clock=ClockTrust(trusted=False, measured=True))
 
 
 @pytest.mark.parametrize(

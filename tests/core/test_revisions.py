@@ -336,13 +336,13 @@ def refusals_counted(world):
 CHANGED = (
     Change(
         hears_last_of_a_credential_it_has_replaced,
-        (X, Phase.STAGING, ["stage 2"], refusals_counted, 0),
+        (X, Phase.STAGING, ["arm timeout", "stage 2"], refusals_counted, 0),
         (P, IDLE, [], refusals_counted, 3),
         revision=4,
     ),
     Change(
         is_refused_when_nobody_knows_the_time_any_more,
-        (X, Phase.STAGING, ["stage 2"], refusals_counted, 0),
+        (X, Phase.STAGING, ["arm timeout", "stage 2"], refusals_counted, 0),
         (P, IDLE, [], refusals_counted, 3),
         revision=4,
     ),

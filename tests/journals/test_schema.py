@@ -11,6 +11,7 @@ from statemachine.events import EVENTS, tag_of
 from statemachine.machine import RULES_REVISION
 from statemachine.replay import RULES
 from tests.journals import schema
+from tests.service.device import REPOSITORY
 
 KEPT = schema.kept()
 
@@ -183,6 +184,6 @@ def test_what_is_kept_is_not_written_again(capsys):
 
 
 def test_every_revision_of_the_rules_is_told_and_callable():
-    page = (schema.REPOSITORY / "docs/reference/journal.md").read_text()
+    page = (REPOSITORY / "docs/reference/journal.md").read_text()
     told = [int(number) for number in re.findall(r"^\| (\d+) \| .{6,} \|$", page, re.M)]
     assert told == list(range(1, RULES_REVISION + 1)) == sorted(RULES)
