@@ -457,14 +457,15 @@ def _situation(world: World) -> tuple[object, ...]:
     """What decides which rows could be taken next; what is not followed is looked at once in each."""
     snapshot = world.snapshot
     credential, candidate, attempt = snapshot.credential, snapshot.candidate, snapshot.attempt
-    believed = world.stamp + snapshot.clock.correction_ms
+    refusals, believed = snapshot.refusals, world.stamp + snapshot.clock.correction_ms
     return (
         snapshot.state,
         snapshot.phase,
         snapshot.hold,
         snapshot.policy,
         snapshot.clock.trusted,
-        snapshot.refusals.count,
+        refusals.count,
+        refusals.count > 0 and refusals.first_unix_ms == believed,
         None if attempt is None else (attempt.manual is None, attempt.tries),
         None
         if candidate is None
