@@ -268,7 +268,7 @@ def hears_last_of_a_credential_it_has_replaced(revision):
     generation = world.snapshot.credential.generation
     for _ in range(3):
         world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=20 * SECOND)
-    world.take(HubRefusedCredential(generation=generation + 1, code="hub-401"), after_ms=HOUR)
+    world.take(HubRefusedCredential(generation=generation - 1, code="hub-401"), after_ms=HOUR)
     return world
 
 
