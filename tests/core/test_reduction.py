@@ -165,12 +165,10 @@ def test_what_is_taken_over_from_the_world_before_is_as_if_it_were_reduced_anew(
             for choice, after in nexts:
                 assert canonical(after, world) == canonical(after), choice
             compared += len(nexts)
-            older = [aged for _, aged in passings(world)]
-            assert [canonical(aged) for aged in older] == older
-            picked = pick(world, chance)
-            world = (
-                chance.choice(older) if older and chance.random() < 0.3 else canonical(dict(nexts)[picked])
-            )
+            aged = [one for _, one in passings(world)]
+            assert [canonical(one) for one in aged] == aged
+            picked = canonical(dict(nexts)[pick(world, chance)])
+            world = chance.choice(aged) if aged and chance.random() < 0.3 else picked
     assert compared > 10_000
 
 

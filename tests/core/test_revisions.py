@@ -262,24 +262,30 @@ def hears_a_late_refusal_where_nobody_knows_the_time(revision):
     return world
 
 
-def hears_last_of_a_credential_it_has_replaced(revision):
-    """Three times within a minute the hub refused what is in use; then it refuses what was in use before."""
+def is_refused(world, after_ms, *, before=0):
+    """What is in use, or what was in use so many credentials before."""
+    generation = world.snapshot.credential.generation - before
+    world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=after_ms)
+
+
+def refused_three_times_within_a_minute(revision):
     world = provisioned(rules_revision=revision)
-    generation = world.snapshot.credential.generation
     for _ in range(3):
-        world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=20 * SECOND)
-    world.take(HubRefusedCredential(generation=generation - 1, code="hub-401"), after_ms=HOUR)
+        is_refused(world, 20 * SECOND)
+    return world
+
+
+def hears_last_of_a_credential_it_has_replaced(revision):
+    world = refused_three_times_within_a_minute(revision)
+    is_refused(world, HOUR, before=1)
     return world
 
 
 def is_refused_when_nobody_knows_the_time_any_more(revision):
     """How long ago the first refusal was cannot be told then."""
-    world = provisioned(rules_revision=revision)
-    generation = world.snapshot.credential.generation
-    for _ in range(3):
-        world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=20 * SECOND)
+    world = refused_three_times_within_a_minute(revision)
     world.take(ClockObserved(kernel_synchronised=False, jump_ms=2 * DAY), after_ms=2 * DAY)
-    world.take(HubRefusedCredential(generation=generation, code="hub-401"), after_ms=HOUR)
+    is_refused(world, HOUR)
     return world
 
 
